@@ -1,0 +1,356 @@
+"""What can be set: one frozen tree, read once at start; every default carries its reason.
+
+Order of precedence: command-line flags, then environment variables `PD_ROUTER_*` (nested with `__`), then the YAML
+file, then the defaults here. Units are in the names. Unknown keys are errors that name the nearest valid key.
+"""
+
+import difflib
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+from urllib.parse import urlsplit
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic_core import ErrorDetails
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    InitSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+from pydantic_settings import SettingsError as EnvError
+
+ENV_PREFIX = "PD_ROUTER_"
+OTHER_VARIABLES = frozenset({"CONFIG", "ENGINE_HOME"})  # read by the commands, not part of the tree
+
+
+class SettingsError(Exception):
+    """Settings that cannot be used; `faults` has one line per fault, each naming its key and what is allowed."""
+
+    def __init__(self, faults: list[str]) -> None:
+        super().__init__("; ".join(faults))
+        self.faults = faults
+
+
+class Role(StrEnum):
+    """What an engine is for. An aggregated engine does both phases itself."""
+
+    PREFILL = "prefill"
+    DECODE = "decode"
+    AGGREGATED = "aggregated"
+
+
+def _origin(url: str) -> str:
+    """`http://host:port`, checked and without a trailing slash; engines are addressed by origin only."""
+    parts = urlsplit(url)
+    if parts.scheme != "http" or not parts.hostname:
+        raise ValueError("must look like http://host:port")
+    if parts.path not in ("", "/") or parts.query or parts.fragment or parts.username or parts.password:
+        raise ValueError("must be http://host:port without path, query or credentials")
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    return f"http://{host}:{parts.port or 80}"
+
+
+Origin = Annotated[str, AfterValidator(_origin)]
+Port = Annotated[int, Field(ge=0, le=65535)]
+Seconds = Annotated[float, Field(gt=0, le=86400)]
+PolicyName = Literal["round_robin", "least_loaded", "power_of_two"]
+
+
+class Section(BaseModel):
+    """A branch of the tree: frozen, and strict about its keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Listen(Section):
+    """Where clients connect."""
+
+    host: str = Field("0.0.0.0", description="Address of the data listener; every interface, as in a container.")  # noqa: S104
+    port: Port = Field(8000, description="Port of the data listener; 0 takes a free one.")
+
+
+class Ops(Section):
+    """Where metrics, health and the fleet view are served; keep it off the public network."""
+
+    host: str = Field("127.0.0.1", description="Address of the operations listener; loopback, as it has no key.")
+    port: Port = Field(8001, description="Port of the operations listener; 0 takes a free one.")
+
+
+class BackendSettings(Section):
+    """One engine."""
+
+    url: Origin = Field(description="Origin of the engine, `http://host:port`.")
+    role: Role = Field(description="`prefill`, `decode` or `aggregated`.")
+    engine: Literal["vllm-nixl"] = Field(
+        "vllm-nixl", description="How the engine is spoken to; aggregated engines get plain requests whatever it says."
+    )
+    models: tuple[str, ...] = Field((), description="Models it serves; empty: learnt from its `/v1/models`.")
+    group: str = Field("default", description="Prefill and decode engines pair only inside one group.")
+    kv_lease_s: Seconds = Field(30, description="How long it holds KV that nobody pulls; vLLM's own default.")
+    kv_hosts: tuple[str, ...] = Field(
+        (), description="Addresses its KV side channel may have; empty: pinned at the first good hand-over."
+    )
+    key_env: str | None = Field(None, description="Environment variable that holds the engine's API key.")
+
+
+class Routing(Section):
+    """When a request is disaggregated, and how an engine is picked."""
+
+    mode: Literal["auto", "local", "disaggregated"] = Field(
+        "auto", description="`auto` applies the rule; `local` and `disaggregated` force one way where it is possible."
+    )
+    prefill_policy: PolicyName = Field("least_loaded", description="Exact accounting beats sampling in one gateway.")
+    decode_policy: PolicyName = Field(
+        "least_loaded", description="As prefill_policy, for decode and aggregated engines."
+    )
+    min_novel_tokens: int = Field(
+        512, ge=0, description="Prompts shorter than this stay on decode: the hand-over would cost more than it saves."
+    )
+    min_concurrency: int = Field(
+        10,
+        ge=0,
+        description="Below this many requests in flight nothing is stalled by local prefill, so it stays local.",
+    )
+    long_prompt_tokens: int = Field(
+        8192, ge=1, description="Prompts this long are disaggregated even below min_concurrency."
+    )
+    on_prefill_unavailable: Literal["local", "fail"] = Field(
+        "local",
+        description="Without a usable prefill engine: `local` lets decode compute the prompt, `fail` answers 503.",
+    )
+
+
+class Timeouts(Section):
+    """Bounds on waiting for engines. Bare values are what a small prompt gets; two of them grow with the prompt."""
+
+    connect_s: Seconds = Field(1, description="TCP connect to an engine; a live one in the same network needs 1 ms.")
+    prefill_timeout_s: Seconds = Field(60, description="Whole prefill answer; grows by 1 s per 1,000 prompt tokens.")
+    first_event_timeout_s: Seconds = Field(
+        30, description="First event of a stream, hand-over included; grows by 1 s per 1,000 prompt tokens."
+    )
+    stream_idle_s: Seconds = Field(30, description="Longest silence inside a stream; engines emit every few ms.")
+    total_s: Seconds = Field(600, description="Whole request; the OpenAI SDK gives up after 600 s too.")
+    write_stall_s: Seconds = Field(60, description="A client that takes no byte for this long is dropped.")
+
+
+class HandoffSettings(Section):
+    """Life of a hand-over between prefill and decode."""
+
+    handoff_max_age_s: Seconds | None = Field(
+        None, description="Oldest hand-over that may be used; default: a third of the prefill engine's kv_lease_s."
+    )
+    release_timeout_s: Seconds = Field(2, description="Time to give unused KV back; a decode engine needs 6-15 ms.")
+    max_releases: int = Field(64, ge=1, description="Releases in flight; KV beyond that is left to the engine's lease.")
+
+
+class Admission(Section):
+    """How much is let in."""
+
+    decode_permits: int = Field(
+        256, ge=0, description="Requests per decode or aggregated engine; vLLM's max_num_seqs; 0: no limit."
+    )
+    prefill_permits: int = Field(
+        64, ge=0, description="Requests per prefill engine; more only wait inside it; 0: no limit."
+    )
+
+
+class Probes(Section):
+    """Active health checks of engines."""
+
+    interval_s: Seconds = Field(2, description="Pause between probes of an engine that is up, +-20 % jitter.")
+    down_interval_s: Seconds = Field(
+        0.5, description="Pause between probes of an engine that is down, so it returns soon."
+    )
+    timeout_s: Seconds = Field(1, description="A probe that takes longer has failed.")
+    down_after: int = Field(3, ge=1, description="Failed probes in a row that take an engine out; one may be a hiccup.")
+    up_after: int = Field(
+        2, ge=1, description="Good probes in a row that bring an engine back; the first ever one suffices at start."
+    )
+    models_interval_s: Seconds = Field(
+        30, description="Pause between looks at an engine's /v1/models; adapters come and go."
+    )
+
+
+class Drain(Section):
+    """How the gateway stops."""
+
+    drain_accept_s: float = Field(
+        5, ge=0, le=3600, description="Keeps accepting after SIGTERM while balancers notice /readyz."
+    )
+    drain_timeout_s: Seconds = Field(120, description="Streams still open after this are ended with an error event.")
+
+
+class Edge(Section):
+    """What clients may send and engines may answer."""
+
+    max_body_bytes: int = Field(8 << 20, ge=1024, description="Largest request body; a million tokens of text fit.")
+    max_answer_bytes: int = Field(32 << 20, ge=1024, description="Largest non-stream answer of an engine.")
+    strip_engine_fields: bool = Field(
+        False, description="Remove engine-internal body fields instead of refusing them with 400."
+    )
+
+
+class Log(Section):
+    """What is written to standard error."""
+
+    format: Literal["pretty", "json"] = Field("pretty", description="`pretty` for people, `json` for collectors.")
+    level: Literal["debug", "info", "warning", "error"] = Field("info", description="Lowest level written.")
+
+
+class Settings(BaseSettings):
+    """The whole tree. Build it with `load`, which turns faults into `SettingsError`."""
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        extra="forbid",
+        env_prefix=ENV_PREFIX,
+        env_nested_delimiter="__",
+        nested_model_default_partial_update=True,
+    )
+
+    listen: Listen = Listen()
+    ops: Ops = Ops()
+    backends: tuple[BackendSettings, ...] = Field((), description="The engines; flags add to them.")
+    routing: Routing = Routing()
+    timeouts: Timeouts = Timeouts()
+    handoff: HandoffSettings = HandoffSettings()
+    admission: Admission = Admission()
+    probes: Probes = Probes()
+    drain: Drain = Drain()
+    edge: Edge = Edge()
+    log: Log = Log()
+
+
+def load(
+    config: Path | None = None,
+    flags: Mapping[str, Any] | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> Settings:
+    """The settings from all sources, validated.
+
+    `flags` is a nested mapping shaped like the tree; its `backends` are added to the configured ones, everything else
+    overrides. Raises `SettingsError` with one line per fault.
+    """
+    environ = os.environ if environ is None else environ
+    flags = dict(flags or {})
+    added = flags.pop("backends", ())
+    file_values = {} if config is None else _read_yaml(config)
+    variables = {name.lower(): value for name, value in environ.items()}
+    faults = [*_unknown_variables(environ)]
+
+    class Sources(Settings):
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,
+            env_settings: PydanticBaseSettingsSource,
+            dotenv_settings: PydanticBaseSettingsSource,
+            file_secret_settings: PydanticBaseSettingsSource,
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            env = EnvSettingsSource(settings_cls)
+            env.env_vars = variables
+            return init_settings, env, InitSettingsSource(settings_cls, init_kwargs=file_values)
+
+    try:
+        settings: Settings = Sources(**flags)
+        backends = (*settings.backends, *(BackendSettings.model_validate(b) for b in added))
+    except ValidationError as error:
+        raise SettingsError(faults + [_explain(fault) for fault in error.errors()]) from None
+    except EnvError as error:
+        raise SettingsError([*faults, f"environment: {error}: a JSON value is expected there"]) from None
+    faults += _backend_faults(backends, environ)
+    if faults:
+        raise SettingsError(faults)
+    return settings.model_copy(update={"backends": backends})
+
+
+def engine_key(backend: BackendSettings, environ: Mapping[str, str] | None = None) -> SecretStr | None:
+    """The API key of an engine, read from the variable that `key_env` names; None when it needs none."""
+    environ = os.environ if environ is None else environ
+    return SecretStr(environ[backend.key_env]) if backend.key_env else None
+
+
+def effective(settings: Settings) -> str:
+    """The tree as YAML, as it would be written in a file; secrets are masked."""
+    tree = settings.model_dump(mode="json")
+    for backend in tree["backends"]:
+        if backend["key_env"]:
+            backend["key"] = "**********"
+    return yaml.safe_dump(tree, sort_keys=False)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError([f"{path}: cannot be read: {error.strerror}"]) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" line {mark.line + 1}" if mark else ""
+        raise SettingsError([f"{path}{line}: not valid YAML: {getattr(error, 'problem', error)}"]) from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise SettingsError([f"{path}: must be a mapping of sections, such as `listen:`"])
+    return {str(key): value for key, value in values.items()}
+
+
+def _unknown_variables(environ: Mapping[str, str]) -> Iterator[str]:
+    """Misspelt `PD_ROUTER_*` variables. Kubernetes makes some of its own for a service called pd-router."""
+    for name in environ:
+        bare = name.removeprefix(ENV_PREFIX)
+        if name == bare or bare in OTHER_VARIABLES or re.match(r"(SERVICE_|PORT$|PORT_\d)", bare):
+            continue
+        section = bare.split("__")[0].lower()
+        if section not in Settings.model_fields:
+            yield f"{name}: unknown setting{_nearest(section, Settings.model_fields, ENV_PREFIX, str.upper)}"
+
+
+def _backend_faults(backends: tuple[BackendSettings, ...], environ: Mapping[str, str]) -> Iterator[str]:
+    seen: set[str] = set()
+    for i, backend in enumerate(backends):
+        if backend.url in seen:
+            yield f"backends.{i}.url: {backend.url} is listed twice; an engine has one role"
+        seen.add(backend.url)
+        if backend.key_env and not environ.get(backend.key_env):
+            yield f"backends.{i}.key_env: the environment variable {backend.key_env} is not set"
+    roles = {backend.role for backend in backends}
+    if roles == {Role.PREFILL}:
+        yield "backends: there are prefill engines only; add a decode engine (--decode URL)"
+
+
+def _explain(fault: ErrorDetails) -> str:
+    """One line for one pydantic fault: the key, what is wrong, what is allowed."""
+    loc = fault["loc"]
+    key = ".".join(str(part) for part in loc)
+    if fault["type"] == "extra_forbidden":
+        return f"{key}: unknown setting{_nearest(str(loc[-1]), _fields_at(loc[:-1]))}"
+    if fault["type"] == "missing":
+        return f"{key}: must be given"
+    message = fault["msg"].removeprefix("Value error, ")
+    return f"{key}: {message[0].lower()}{message[1:]} (got {fault['input']!r})"
+
+
+def _fields_at(loc: tuple[str | int, ...]) -> Mapping[str, Any]:
+    """The fields of the section that a path leads to."""
+    model: type[BaseModel] = Settings
+    for part in loc:
+        if isinstance(part, str) and part in model.model_fields:
+            kind = model.model_fields[part].annotation
+            kind = next((arg for arg in get_args(kind) if arg is not ...), kind)
+            model = kind if isinstance(kind, type) and issubclass(kind, BaseModel) else model
+    return model.model_fields
+
+
+def _nearest(name: str, known: Mapping[str, Any], prefix: str = "", style: Callable[[str], str] = str) -> str:
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    if close:
+        return f"; did you mean {prefix}{style(close[0])}?"
+    return f"; known here: {', '.join(prefix + style(field) for field in known)}"
