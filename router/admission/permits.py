@@ -1,0 +1,57 @@
+"""How many requests may one engine have at once? A permit is the right to one of them."""
+
+from collections.abc import Mapping
+
+from router.fleet.backend import Backend
+from router.settings import Admission, Role
+
+
+class Permit:
+    """The right to one request on one engine; given back once, by whoever holds it."""
+
+    __slots__ = ("_taken", "backend", "open")
+
+    def __init__(self, taken: dict[Backend, int], backend: Backend) -> None:
+        self.backend = backend
+        self.open = True
+        self._taken = taken
+        taken[backend] = taken.get(backend, 0) + 1
+
+    def release(self) -> None:
+        """Give the permit back; a second time does nothing."""
+        if not self.open:
+            return
+        self.open = False
+        self._taken[self.backend] -= 1
+
+    def __repr__(self) -> str:
+        return f"<Permit {self.backend.id} {'open' if self.open else 'released'}>"
+
+
+class Permits:
+    """Counts permits per engine against the limit of its pool; a limit of 0 is none."""
+
+    def __init__(self, settings: Admission) -> None:
+        self._limits: Mapping[Role, int] = {
+            Role.PREFILL: settings.prefill_permits,
+            Role.DECODE: settings.decode_permits,
+            Role.AGGREGATED: settings.decode_permits,
+        }
+        self._taken: dict[Backend, int] = {}
+
+    def has_room(self, backend: Backend) -> bool:
+        """Whether one more request may go there."""
+        limit = self._limits[backend.role]
+        return limit == 0 or self._taken.get(backend, 0) < limit
+
+    def take(self, backend: Backend) -> Permit:
+        """A permit for an engine that has room."""
+        assert self.has_room(backend), f"no permit left for {backend!r}"
+        return Permit(self._taken, backend)
+
+    def taken(self, backend: Backend) -> int:
+        """Permits out for one engine."""
+        return self._taken.get(backend, 0)
+
+    def __repr__(self) -> str:
+        return f"<Permits {sum(self._taken.values())} taken>"

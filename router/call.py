@@ -1,0 +1,178 @@
+"""What must be known of a request: a `Call` is the validated body and the few facts that routing needs.
+
+The body stays a plain mapping: engines add fields faster than a schema could follow, so unknown ones travel untouched.
+What is validated is what is sent: the body is parsed once, and engines get a serialisation of that parse, so that a
+client's framing tricks and duplicate keys cannot give gateway and engine two views of one request.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+import orjson
+
+from router.errors import InvalidRequest
+
+BYTES_PER_TOKEN = 4
+"""English text in the vocabularies of current models has 3.5 to 4.5 bytes a token; code and CJK have fewer."""
+
+TOKENS_PER_MESSAGE = 4
+"""Role markers and separators that chat templates put around each message."""
+
+TOKEN_LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
+
+ENGINE_FIELDS = frozenset(
+    {
+        "kv_transfer_params",
+        "ec_transfer_params",
+        "data_parallel_rank",
+        "prompt_embeds",
+        "cache_salt",
+        "priority",
+        "request_id",
+        "vllm_xargs",
+    }
+)
+"""Body fields by which a client could steer, crash or read another tenant's cache on an engine."""
+
+ENGINE_FIELD_PREFIX = "bootstrap_"
+
+
+class Api(StrEnum):
+    """The generating APIs; the value is the path on the gateway and on the engines."""
+
+    CHAT = "/v1/chat/completions"
+    COMPLETIONS = "/v1/completions"
+
+    @property
+    def label(self) -> str:
+        """The short name that metrics and logs use."""
+        return self.name.lower()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Call:
+    """One request of a client, validated.
+
+    `prompt_tokens` is an estimate from the text's bytes (exact for token ids). `undisaggregatable` names what in the
+    body forbids splitting it over two engines, or is None.
+    """
+
+    request_id: str
+    api: Api
+    model: str
+    stream: bool
+    include_usage: bool
+    max_tokens: int | None
+    prompt_tokens: int
+    undisaggregatable: str | None
+    fields: Mapping[str, Any] = field(repr=False)
+    body: bytes = field(repr=False)
+
+
+def parse(api: Api, raw: bytes, request_id: str, *, strip_engine_fields: bool = False) -> Call:
+    """Read a body as a call of `api`.
+
+    Engine-internal fields are refused, or removed when `strip_engine_fields` is set. Raises `InvalidRequest` naming
+    the field and what is allowed.
+    """
+    try:
+        fields = orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        raise InvalidRequest(f"the body is not valid JSON: {error}") from None
+    if not isinstance(fields, dict):
+        raise InvalidRequest("the body must be a JSON object")
+    _without_engine_fields(fields, strip_engine_fields)
+    model = fields.get("model")
+    if not isinstance(model, str) or not model:
+        raise InvalidRequest("model must be a non-empty string", param="model")
+    stream = fields.get("stream")
+    if stream is not None and not isinstance(stream, bool):
+        raise InvalidRequest("stream must be true or false", param="stream")
+    options = fields.get("stream_options")
+    return Call(
+        request_id=request_id,
+        api=api,
+        model=model,
+        stream=bool(stream),
+        include_usage=isinstance(options, dict) and options.get("include_usage") is True,
+        max_tokens=min((fields[k] for k in TOKEN_LIMITS if _is_count(fields.get(k))), default=None),
+        prompt_tokens=_prompt_tokens(api, fields),
+        undisaggregatable=next(_obstacles(api, fields), None),
+        fields=fields,
+        body=orjson.dumps(fields),
+    )
+
+
+def _without_engine_fields(fields: dict[str, Any], strip: bool) -> None:
+    found = [k for k in fields if k in ENGINE_FIELDS or k.startswith(ENGINE_FIELD_PREFIX)]
+    if found and not strip:
+        raise InvalidRequest(f"{found[0]} is set by the gateway and must not be sent", param=found[0])
+    for name in found:
+        del fields[name]
+
+
+def _obstacles(api: Api, fields: Mapping[str, Any]) -> Iterator[str]:
+    """What in the body must see one engine only.
+
+    Several prompts or sequences in one request: the hand-over covers the first prompt, once. Prompt log-probabilities:
+    the decode engine has no logits of a prompt that it pulled. Fields that the prefill leg overwrites must be well
+    formed, so that an engine refuses them before KV is computed for nothing.
+    """
+    prompt = fields.get("prompt")
+    if api is Api.COMPLETIONS and isinstance(prompt, list) and not (prompt and all(map(_is_count, prompt))):
+        yield "several_prompts"
+    if api is Api.COMPLETIONS and not prompt:
+        yield "no_prompt"
+    if api is Api.CHAT and not (isinstance(fields.get("messages"), list) and fields["messages"]):
+        yield "no_messages"
+    if any(fields.get(k) not in (None, 1) for k in ("n", "best_of")) or fields.get("use_beam_search"):
+        yield "several_sequences"
+    if fields.get("prompt_logprobs") is not None or (fields.get("echo") and fields.get("logprobs") is not None):
+        yield "prompt_logprobs"
+    if any(fields.get(k) is not None and not (_is_count(fields[k]) and fields[k] > 0) for k in TOKEN_LIMITS):
+        yield "token_limit"
+    if fields.get("min_tokens") is not None:
+        limits = [fields[k] for k in TOKEN_LIMITS if fields.get(k) is not None]
+        if not _is_count(fields["min_tokens"]) or any(
+            fields["min_tokens"] > limit for limit in limits if _is_count(limit)
+        ):
+            yield "min_tokens"
+    if fields.get("stream_options") is not None and not (
+        fields.get("stream") and isinstance(fields["stream_options"], dict)
+    ):
+        yield "stream_options"
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _prompt_tokens(api: Api, fields: Mapping[str, Any]) -> int:
+    if api is Api.COMPLETIONS:
+        return _tokens_of_prompt(fields.get("prompt"))
+    messages = fields.get("messages")
+    if not isinstance(messages, list):
+        return 0
+    size_bytes = sum(_text_bytes(m.get("content")) for m in messages if isinstance(m, dict))
+    if tools := fields.get("tools"):
+        size_bytes += len(orjson.dumps(tools))
+    return size_bytes // BYTES_PER_TOKEN + TOKENS_PER_MESSAGE * len(messages)
+
+
+def _tokens_of_prompt(prompt: object) -> int:
+    if isinstance(prompt, str):
+        return max(1, _text_bytes(prompt) // BYTES_PER_TOKEN)
+    if isinstance(prompt, list):
+        return sum(1 if isinstance(part, int) else _tokens_of_prompt(part) for part in prompt)
+    return 0
+
+
+def _text_bytes(content: object) -> int:
+    """UTF-8 size of a message's text; parts that are not text (images, audio) are not counted."""
+    if isinstance(content, str):
+        return len(content) if content.isascii() else len(content.encode())
+    if isinstance(content, list):
+        return sum(_text_bytes(part.get("text")) for part in content if isinstance(part, dict))
+    return 0

@@ -1,0 +1,133 @@
+"""What passes from prefill to decode: an opaque, single-use, perishable claim on KV blocks of one engine.
+
+A decode engine that pulls with an old claim, whose blocks were given to somebody else, answers 200 with text computed
+from another request's KV. Hence: made from one prefill answer, bound to that call, never sent when over age, sent at
+most once, validated before (a malformed one kills or hangs a decode engine), never logged.
+"""
+
+from collections.abc import Collection, Mapping, MutableMapping
+from enum import Enum
+from typing import Any
+
+import orjson
+
+from router.call import Call
+from router.errors import BadHandoff
+
+MAX_HANDOFF_BYTES = 256 << 10
+"""A 128k-token prompt in blocks of 16 tokens lists 8,192 block ids, about 50 KB."""
+
+MAX_PEERS = 64
+"""Engine ids remembered per backend: one per data-parallel rank and restart."""
+
+KvPeers = MutableMapping[str, tuple[str, int]]
+"""KV side channel (host, port) by engine id, as learnt from good hand-overs of one backend."""
+
+
+class HandoffState(Enum):
+    """FRESH may be sent to a decode engine; SENT was; SURRENDERED is only good for giving the blocks back."""
+
+    FRESH = "fresh"
+    SENT = "sent"
+    SURRENDERED = "surrendered"
+
+
+class Handoff:
+    """A claim on the KV of one prompt, held by one prefill engine.
+
+    `alive_at` is the latest moment (monotonic seconds) at which that engine was certainly alive before it can have
+    finished the prompt: the claim's age counts from there, because an engine that froze after its prefill delivers an
+    expired claim as if it were new. `max_age_s` is a fraction of the engine's lease.
+    """
+
+    __slots__ = ("_parameters", "alive_at", "call", "max_age_s", "prefill_cached_tokens", "state")
+
+    def __init__(
+        self,
+        call: Call,
+        parameters: Mapping[str, Any],
+        *,
+        alive_at: float,
+        max_age_s: float,
+        prefill_cached_tokens: int | None = None,
+    ) -> None:
+        self.call = call
+        self._parameters = parameters
+        self.alive_at = alive_at
+        self.max_age_s = max_age_s
+        self.prefill_cached_tokens = prefill_cached_tokens
+        self.state = HandoffState.FRESH
+
+    def spend(self, call: Call, now: float) -> Mapping[str, Any]:
+        """The parameters, for the one decode leg of `call`.
+
+        Raises `BadHandoff` when it was spent before, belongs to another call, or is over age.
+        """
+        if self.state is not HandoffState.FRESH:
+            raise BadHandoff(f"hand-over used twice: it was {self.state.value}")
+        if call is not self.call:
+            raise BadHandoff("hand-over of another request")
+        if now - self.alive_at > self.max_age_s:
+            raise BadHandoff(f"hand-over is {now - self.alive_at:.1f} s old, allowed are {self.max_age_s:.1f} s")
+        self.state = HandoffState.SENT
+        return self._parameters
+
+    def surrender(self) -> Mapping[str, Any]:
+        """The parameters, for giving the blocks back; it cannot be spent after that.
+
+        Only right while no decode engine can still be pulling: unsent, or refused by the engine that it was sent to.
+        """
+        if self.state is HandoffState.SURRENDERED:
+            raise BadHandoff("hand-over given back twice")
+        self.state = HandoffState.SURRENDERED
+        return self._parameters
+
+    def __repr__(self) -> str:
+        return f"<Handoff {self.call.request_id} {self.state.value} alive_at={self.alive_at:.3f}>"
+
+
+def validated(parameters: object, *, peers: KvPeers, allowed_hosts: Collection[str]) -> Mapping[str, Any]:
+    """The `kv_transfer_params` of a vLLM prefill answer, checked.
+
+    Looks only at what must be right for a decode engine to survive it; everything else is opaque. The side channel's
+    host must be one of `allowed_hosts`, when there are any; its address is pinned in `peers` by engine id, so that it
+    changes only when the engine restarts. Raises `BadHandoff`.
+    """
+    if not isinstance(parameters, dict):
+        raise BadHandoff("prefill answer without kv_transfer_params")
+    engine_id = _text(parameters, "remote_engine_id")
+    host = _text(parameters, "remote_host")
+    port = parameters.get("remote_port")
+    if not isinstance(port, int) or isinstance(port, bool) or not 0 < port < 65536:
+        raise BadHandoff("kv_transfer_params.remote_port is not a port")
+    if not _are_block_ids(parameters.get("remote_block_ids")):
+        raise BadHandoff("kv_transfer_params.remote_block_ids is not a list of block ids")
+    if len(orjson.dumps(parameters)) > MAX_HANDOFF_BYTES:
+        raise BadHandoff(f"kv_transfer_params is larger than {MAX_HANDOFF_BYTES} bytes")
+    if allowed_hosts and host not in allowed_hosts:
+        raise BadHandoff("kv_transfer_params.remote_host is not one of the engine's kv_hosts")
+    if peers.setdefault(engine_id, (host, port)) != (host, port):
+        raise BadHandoff("the engine's KV side channel moved without a new engine id")
+    while len(peers) > MAX_PEERS:
+        del peers[next(iter(peers))]
+    return parameters
+
+
+def _text(parameters: Mapping[str, Any], name: str) -> str:
+    value = parameters.get(name)
+    if not isinstance(value, str) or not value:
+        raise BadHandoff(f"kv_transfer_params.{name} is missing")
+    return value
+
+
+def _are_block_ids(ids: object) -> bool:
+    """Non-empty, integers, flat or one list per KV cache group."""
+    if not isinstance(ids, list) or not ids:
+        return False
+    if all(isinstance(group, list) for group in ids):
+        return all(group and all(map(_is_block_id, group)) for group in ids)
+    return all(map(_is_block_id, ids))
+
+
+def _is_block_id(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0

@@ -1,0 +1,192 @@
+"""What can go wrong, and whose fault it is: every error is a decision about status, blame and what the client is told.
+
+    RequestError
+      ClientFault          the request cannot be served as it stands
+        InvalidRequest       400, names the field
+        UnknownModel         404
+        TooLarge             413
+      EngineRefusal        an engine's own 4xx: passed on, nobody is blamed, nothing is retried
+      Unavailable          503 + Retry-After: no usable engine, or no room
+      EngineFault          502: the engine broke its side
+        ConnectFailed        no byte was sent, so nothing can have happened there
+        ConnectionLost       it went away in mid-exchange
+        EngineTimeout        504
+        EngineError          it answered 5xx
+        BadAnswer            it answered, but not with what was asked for
+        BadHandoff           its hand-over parameters must not be used
+      ClientGone           nobody is left to be told
+
+Library exceptions are mapped to these once, where the library is called.
+"""
+
+from enum import StrEnum
+
+
+class Outcome(StrEnum):
+    """How a request ended, as the metrics tell it."""
+
+    OK = "ok"
+    CLIENT_ERROR = "client_error"
+    CLIENT_GONE = "client_gone"
+    REJECTED = "rejected"
+    UPSTREAM_ERROR = "upstream_error"
+    TIMEOUT = "timeout"
+
+
+class RequestError(Exception):
+    """Ends a request without the answer that was asked for.
+
+    `message` is for the client: it never names an engine. `detail` is for the log. `param` is the offending body field.
+    """
+
+    status = 500
+    type = "internal_error"
+    code = "internal_error"
+    outcome = Outcome.UPSTREAM_ERROR
+
+    def __init__(self, message: str, *, param: str | None = None, detail: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.detail = detail
+
+
+class ClientFault(RequestError):
+    """The request cannot be served as it stands."""
+
+    status = 400
+    type = "invalid_request_error"
+    code = "invalid_request"
+    outcome = Outcome.CLIENT_ERROR
+
+
+class InvalidRequest(ClientFault):
+    """A field is missing, malformed or not allowed."""
+
+
+class UnknownModel(ClientFault):
+    """No engine of the fleet serves the model."""
+
+    status = 404
+    code = "model_not_found"
+
+
+class NotFound(ClientFault):
+    """There is no such path."""
+
+    status = 404
+    code = "not_found"
+
+
+class MethodNotAllowed(ClientFault):
+    """The path exists, the method does not."""
+
+    status = 405
+    code = "method_not_allowed"
+
+
+class UnsupportedMedia(ClientFault):
+    """The body is not plain JSON: another content type, or a compressed one."""
+
+    status = 415
+    code = "unsupported_media_type"
+
+
+class TooLarge(ClientFault):
+    """The body is over `edge.max_body_bytes`."""
+
+    status = 413
+    code = "request_too_large"
+
+
+class EngineRefusal(RequestError):
+    """An engine said 4xx. Its status and body are the answer; `body` is the engine's JSON."""
+
+    type = "invalid_request_error"
+    code = "engine_refusal"
+    outcome = Outcome.CLIENT_ERROR
+
+    def __init__(self, status: int, body: bytes) -> None:
+        super().__init__(f"the engine refused the request with status {status}")
+        self.status = status
+        self.body = body
+
+
+class Unavailable(RequestError):
+    """Nothing can take the request now; `retry_after_s` says when to try again."""
+
+    status = 503
+    type = "service_unavailable"
+    code = "unavailable"
+    outcome = Outcome.REJECTED
+
+    def __init__(self, message: str, *, code: str = "unavailable", retry_after_s: int = 1) -> None:
+        super().__init__(message)
+        self.code = code
+        self.retry_after_s = retry_after_s
+
+
+class EngineFault(RequestError):
+    """An engine broke its side of the exchange; `reason` is the short name that metrics count it under."""
+
+    status = 502
+    type = "upstream_error"
+    code = "upstream_error"
+    reason = "engine_fault"
+
+    def __init__(self, detail: str, *, message: str = "the engine failed to answer this request") -> None:
+        super().__init__(message, detail=detail)
+
+
+class ConnectFailed(EngineFault):
+    """No connection could be made, so no byte was sent."""
+
+    reason = "connect_failed"
+
+
+class ConnectionLost(EngineFault):
+    """The connection ended before the answer did."""
+
+    reason = "connection_lost"
+
+
+class EngineTimeout(EngineFault):
+    """The engine did not answer in time."""
+
+    status = 504
+    type = "timeout"
+    code = "upstream_timeout"
+    reason = "timeout"
+    outcome = Outcome.TIMEOUT
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail, message="the engine did not answer in time")
+
+
+class EngineError(EngineFault):
+    """The engine answered 5xx."""
+
+    reason = "engine_error"
+
+
+class BadAnswer(EngineFault):
+    """The engine answered with something else than what was asked for."""
+
+    reason = "bad_answer"
+
+
+class BadHandoff(EngineFault):
+    """A prefill answer whose hand-over parameters are missing, malformed, foreign or too old."""
+
+    reason = "bad_handoff"
+
+
+class ClientGone(RequestError):
+    """The client closed its connection; nobody reads an answer."""
+
+    status = 499
+    code = "client_gone"
+    outcome = Outcome.CLIENT_GONE
+
+    def __init__(self) -> None:
+        super().__init__("the client closed the connection")

@@ -1,0 +1,189 @@
+"""One HTTP/1.1 connection to an engine: requests go out in one write, answers are pushed to a sink as they arrive.
+
+The transport calls the sink from `data_received`, without a task in between: a reader that wants to await uses the
+sink in `answer.py`, one that relays pushes on. The engine's framing is parsed, never trusted: a head of bounded size,
+no redirects' bodies followed, nothing accepted outside an exchange.
+
+    IDLE --send--> BUSY --message complete, keep-alive--> IDLE
+                   BUSY --anything else--> CLOSED            IDLE --any byte, end--> CLOSED
+"""
+
+import asyncio
+from collections.abc import Callable
+from enum import Enum
+from typing import Protocol, cast
+
+import httptools
+
+from router.errors import BadAnswer, ConnectionLost, EngineFault
+
+MAX_HEAD_BYTES = 64 << 10
+WRITELINES_FROM_BYTES = 16 << 10
+"""Below this size one joined buffer is cheaper than a vectored write."""
+
+
+class Sink(Protocol):
+    """Receives one answer. `on_end` or `on_fault` is the last call, and comes once."""
+
+    def on_head(self, status: int, headers: dict[bytes, bytes]) -> None:
+        """Status and headers; names are lower case, of repeated ones the last counts."""
+
+    def on_body(self, data: bytes) -> None:
+        """Some bytes of the body, unframed."""
+
+    def on_end(self) -> None:
+        """The answer is complete."""
+
+    def on_fault(self, fault: EngineFault) -> None:
+        """The answer will not be completed."""
+
+
+class State(Enum):
+    """What a connection is doing."""
+
+    IDLE = "idle"
+    BUSY = "busy"
+    CLOSED = "closed"
+
+
+class EngineConnection(asyncio.Protocol):
+    """A connection that carries one exchange at a time. `engine` is only for its name in faults."""
+
+    def __init__(self, engine: str, on_closed: "Callable[[EngineConnection], None]") -> None:
+        self._engine = engine
+        self._on_closed = on_closed
+        self._transport: asyncio.Transport | None = None
+        self._sink: Sink | None = None
+        self._parser: httptools.HttpResponseParser
+        self._paused = False
+        self.state = State.CLOSED
+        self.exchanges = 0
+        self.idle_since = 0.0
+
+    # What its owner does
+
+    def send(self, head: bytes, body: bytes, sink: Sink) -> None:
+        """Write one request; its answer goes to `sink`."""
+        assert self.state is State.IDLE, f"request on {self!r}"
+        assert self._transport is not None
+        self.state = State.BUSY
+        self.exchanges += 1
+        self._sink = sink
+        self._expect_answer()
+        if len(body) < WRITELINES_FROM_BYTES:
+            self._transport.write(head + body)
+        else:
+            self._transport.writelines((head, body))
+
+    def pause(self) -> None:
+        """Stop reading, so that the engine feels a slow client."""
+        if not self._paused and self.state is State.BUSY:
+            self._paused = True
+            cast("asyncio.Transport", self._transport).pause_reading()
+
+    def resume(self) -> None:
+        """Read on."""
+        if self._paused and self.state is not State.CLOSED:
+            cast("asyncio.Transport", self._transport).resume_reading()
+        self._paused = False
+
+    def abort(self) -> None:
+        """Close at once, without telling the sink: its owner knows."""
+        self._sink = None
+        self._close()
+
+    # What the transport calls
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        self.state = State.IDLE
+
+    def data_received(self, data: bytes) -> None:
+        if self.state is not State.BUSY:
+            self._close()
+            return
+        if not self._head_complete:
+            self._head_bytes += len(data)
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            self._fail(BadAnswer(f"{self._engine}: not HTTP: {error}"))
+            return
+        if not self._head_complete and self._head_bytes > MAX_HEAD_BYTES:
+            self._fail(BadAnswer(f"{self._engine}: head larger than {MAX_HEAD_BYTES} bytes"))
+
+    def eof_received(self) -> bool:
+        if self.state is State.BUSY and self._head_complete and self._ends_with_connection:
+            self._finish()
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.state = State.CLOSED
+        if self._sink is not None:
+            self._tell_fault(ConnectionLost(f"{self._engine}: connection lost{f': {exc}' if exc else ''}"))
+        self._on_closed(self)
+
+    # What the parser calls
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._headers[name.lower()] = value
+
+    def on_headers_complete(self) -> None:
+        status = self._parser.get_status_code()
+        self._informational = status < 200
+        if self._informational:
+            return
+        self._head_complete = True
+        framed = b"content-length" in self._headers or b"transfer-encoding" in self._headers
+        self._ends_with_connection = not framed and status not in (204, 304)
+        if self._sink is not None:
+            self._sink.on_head(status, self._headers)
+
+    def on_body(self, body: bytes) -> None:
+        if self._sink is not None:
+            self._sink.on_body(body)
+
+    def on_message_complete(self) -> None:
+        if self._informational:
+            self._headers = {}
+            return
+        self._finish()
+
+    # Inside
+
+    def _expect_answer(self) -> None:
+        self._parser = httptools.HttpResponseParser(self)
+        self._headers: dict[bytes, bytes] = {}
+        self._head_bytes = 0
+        self._head_complete = False
+        self._informational = False
+        self._ends_with_connection = False
+
+    def _finish(self) -> None:
+        sink, self._sink = self._sink, None
+        if self.state is State.BUSY and self._parser.should_keep_alive() and not self._ends_with_connection:
+            self.state = State.IDLE
+            self.resume()
+        else:
+            self._close()
+        if sink is not None:
+            sink.on_end()
+
+    def _fail(self, fault: EngineFault) -> None:
+        self._tell_fault(fault)
+        self._close()
+
+    def _tell_fault(self, fault: EngineFault) -> None:
+        sink, self._sink = self._sink, None
+        if sink is not None:
+            sink.on_fault(fault)
+
+    def _close(self) -> None:
+        self.state = State.CLOSED
+        if self._transport is not None:
+            self._transport.abort()
+
+    def __repr__(self) -> str:
+        return f"<EngineConnection {self._engine} {self.state.value} {self.exchanges} exchanges>"
+
+

@@ -1,0 +1,89 @@
+"""One engine as the gateway knows it: what it is, whether it may be used, what it has to do."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from router.engines import PAIRED, PLAIN
+from router.engines.dialect import Dialect, PairedDialect
+from router.engines.handoff import KvPeers
+from router.fleet.lease import Lease
+from router.fleet.liveness import Liveness
+from router.fleet.load import Load
+from router.fleet.standing import Standing
+from router.settings import BackendSettings, Probes, Role
+
+LEASE_SHARE = 1 / 3
+"""A hand-over is used within this share of the lease unless the settings say otherwise: clear of its end, also when
+the decode engine takes a few seconds to start pulling."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCard:
+    """A model that an engine serves, as its `/v1/models` tells it."""
+
+    id: str
+    max_model_len: int | None = None
+    created: int = 0
+    owned_by: str = "pd-router"
+
+
+class Backend:
+    """One engine. `id` is its host:port; it lives as long as the engine is configured."""
+
+    def __init__(
+        self,
+        settings: BackendSettings,
+        probes: Probes,
+        *,
+        now: float,
+        key: str | None = None,
+        max_age_s: float | None = None,
+    ) -> None:
+        self.settings = settings
+        self.id = settings.url.removeprefix("http://")
+        self.url = settings.url
+        self.role = settings.role
+        self.group = settings.group
+        self.key = key
+        self.handoff_max_age_s = settings.kv_lease_s * LEASE_SHARE if max_age_s is None else max_age_s
+        self.standing = Standing(probes, now)
+        self.liveness = Liveness(gap_s=2 * (probes.interval_s + probes.timeout_s))
+        self.load = Load()
+        self.models: Mapping[str, ModelCard] = {name: ModelCard(name) for name in settings.models}
+        self.kv_peers: KvPeers = {}
+
+    @property
+    def dialect(self) -> Dialect:
+        """How to speak to it when it works alone."""
+        return PLAIN if self.role is Role.AGGREGATED else self.paired
+
+    @property
+    def paired(self) -> PairedDialect:
+        """How to speak to it as one of a prefill and decode pair."""
+        return PAIRED[self.settings.engine]
+
+    def lease(self, tokens: int) -> Lease:
+        """Count one request of `tokens` prompt tokens against it until the lease is settled."""
+        return Lease(self, tokens)
+
+    def describe(self, now: float) -> dict[str, Any]:
+        """The facts of `/fleet`."""
+        return {
+            "id": self.id,
+            "url": self.url,
+            "role": self.role.value,
+            "group": self.group,
+            "engine": self.dialect.name,
+            "models": {name: card.max_model_len for name, card in self.models.items()},
+            "state": self.standing.state.value,
+            "why": self.standing.why,
+            "since_s": round(now - self.standing.since, 1),
+            "inflight_requests": self.load.requests,
+            "inflight_tokens": self.load.tokens,
+            "kv_peers": {engine: f"{host}:{port}" for engine, (host, port) in self.kv_peers.items()},
+        }
+
+    def __repr__(self) -> str:
+        load = f"{self.load.requests} requests, {self.load.tokens} tokens"
+        return f"<Backend {self.role.value} {self.id} {self.standing.state.value} {load}>"

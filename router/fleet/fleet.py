@@ -1,0 +1,88 @@
+"""All engines, and what of them can serve one model right now."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from router.fleet.backend import Backend, ModelCard
+from router.settings import Role
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The usable engines of one model, pool by pool, at one moment.
+
+    Their loads are read live: choosing and granting happen without an await in between, so nothing moves meanwhile.
+    `known` tells whether any engine serves the model, usable or not; `inflight` counts the whole fleet's requests.
+    """
+
+    known: bool
+    prefill: Sequence[Backend]
+    decode: Sequence[Backend]
+    aggregated: Sequence[Backend]
+    inflight: int
+
+
+class Fleet:
+    """The engines of this gateway."""
+
+    def __init__(self, backends: Sequence[Backend]) -> None:
+        self.backends = tuple(backends)
+
+    def snapshot(self, model: str) -> Snapshot:
+        """What can serve `model` now."""
+        serving = [b for b in self.backends if model in b.models]
+        usable = [b for b in serving if b.standing.usable]
+        return Snapshot(
+            known=bool(serving),
+            prefill=[b for b in usable if b.role is Role.PREFILL],
+            decode=[b for b in usable if b.role is Role.DECODE],
+            aggregated=[b for b in usable if b.role is Role.AGGREGATED],
+            inflight=self.inflight,
+        )
+
+    @property
+    def inflight(self) -> int:
+        """Requests in flight over the fleet; one that is in both its legs counts once, for the engine that answers."""
+        return sum(b.load.requests for b in self.backends if b.role is not Role.PREFILL)
+
+    def models(self) -> list[ModelCard]:
+        """Every model that a request could be sent to, with the smallest context length among its engines.
+
+        A prompt must fit on whichever engine it goes to, so the smallest is what a client can rely on.
+        """
+        cards: dict[str, ModelCard] = {}
+        for card in self._answering_cards():
+            other = cards.get(card.id, card)
+            lengths = [c.max_model_len for c in (card, other) if c.max_model_len is not None]
+            cards[card.id] = ModelCard(
+                card.id, min(lengths, default=None), other.created or card.created, other.owned_by
+            )
+        return [cards[name] for name in sorted(cards)]
+
+    def _answering_cards(self) -> Iterator[ModelCard]:
+        answering = {m for b in self.backends if b.role is not Role.PREFILL for m in b.models}
+        for backend in self.backends:
+            yield from (card for card in backend.models.values() if card.id in answering)
+
+    def serves(self, model: str) -> bool:
+        """Whether any engine serves the model, usable now or not."""
+        return any(model in b.models for b in self.backends)
+
+    @property
+    def ready(self) -> bool:
+        """Whether at least one engine that can answer is usable and knows a model."""
+        return any(b.standing.usable and b.models for b in self.backends if b.role is not Role.PREFILL)
+
+    def describe(self, now: float) -> dict[str, Any]:
+        """The facts of `/fleet`: pools with their engines."""
+        pools = {role.value: [b.describe(now) for b in self.backends if b.role is role] for role in Role}
+        return {"ready": self.ready, "inflight_requests": self.inflight, "pools": pools}
+
+    def __repr__(self) -> str:
+        counts = ", ".join(
+            f"{sum(b.standing.usable for b in pool)}/{len(pool)} {role.value}"
+            for role in Role
+            if (pool := [b for b in self.backends if b.role is role])
+        )
+        return f"<Fleet {counts or 'empty'}>"

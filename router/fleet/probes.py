@@ -1,0 +1,118 @@
+"""Is each engine well, and what does it serve? One loop per engine asks `/health` and, now and then, `/v1/models`."""
+
+import asyncio
+import random
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx
+
+from router.fleet.backend import Backend, ModelCard
+from router.fleet.fleet import Fleet
+from router.fleet.standing import State
+from router.settings import Probes
+from router.telemetry.events import Clock
+
+JITTER = 0.2
+"""Share by which pauses vary, so that gateways do not probe in step."""
+
+Notice = Callable[[Backend], None]
+
+
+class Prober:
+    """Probes every engine of a fleet until cancelled. `notice` hears of each engine whose state changed."""
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        client: httpx.AsyncClient,
+        rules: Probes,
+        *,
+        clock: Clock,
+        notice: Notice,
+        rng: random.Random,
+    ) -> None:
+        self._fleet = fleet
+        self._client = client
+        self._rules = rules
+        self._clock = clock
+        self._notice = notice
+        self._rng = rng
+        self._models_at: dict[Backend, float] = {}
+
+    async def run(self) -> None:
+        """Probe for ever."""
+        async with asyncio.TaskGroup() as group:
+            for backend in self._fleet.backends:
+                group.create_task(self._watch(backend), name=f"probe {backend.id}")
+
+    async def probe_all(self) -> None:
+        """One round over all engines, so that a gateway opens its door with a known fleet."""
+        async with asyncio.TaskGroup() as group:
+            for backend in self._fleet.backends:
+                group.create_task(self.probe(backend), name=f"first probe {backend.id}")
+
+    async def probe(self, backend: Backend) -> None:
+        """One look at one engine."""
+        sent_at = self._clock()
+        try:
+            health = await self._client.get(f"{backend.url}/health", timeout=self._rules.timeout_s)
+            why = None if health.status_code == httpx.codes.OK else f"/health answered {health.status_code}"
+            if why is None and self._models_due(backend):
+                why = await self._learn_models(backend)
+        except (httpx.HTTPError, OSError) as error:
+            why = f"probe failed: {type(error).__name__}"
+        if why is None:
+            backend.liveness.prove(sent_at)
+            changed = backend.standing.good_probe(self._clock())
+        else:
+            changed = backend.standing.bad_probe(why, self._clock())
+        if changed:
+            self._notice(backend)
+
+    async def _watch(self, backend: Backend) -> None:
+        while True:
+            up = backend.standing.state is State.UP
+            pause_s = self._rules.interval_s if up else self._rules.down_interval_s
+            await asyncio.sleep(pause_s * self._rng.uniform(1 - JITTER, 1 + JITTER))
+            await self.probe(backend)
+
+    def _models_due(self, backend: Backend) -> bool:
+        """An engine that was away may have come back with other models."""
+        asked_at = self._models_at.get(backend)
+        back = not backend.standing.usable
+        return asked_at is None or back or self._clock() - asked_at >= self._rules.models_interval_s
+
+    async def _learn_models(self, backend: Backend) -> str | None:
+        """Read `/v1/models`; returns what is wrong with it, or None."""
+        headers = {"authorization": f"Bearer {backend.key}"} if backend.key else {}
+        answer = await self._client.get(f"{backend.url}/v1/models", timeout=self._rules.timeout_s, headers=headers)
+        if answer.status_code != httpx.codes.OK:
+            return f"/v1/models answered {answer.status_code}"
+        try:
+            cards = {card.id: card for card in _cards(answer.json())}
+        except ValueError:
+            return "/v1/models is not a list of models"
+        named = backend.settings.models
+        if missing := [name for name in named if name not in cards]:
+            return f"does not serve {missing[0]}, which is configured for it"
+        backend.models = {name: cards[name] for name in named or cards}
+        self._models_at[backend] = self._clock()
+        return None
+
+
+def _cards(listing: Any) -> Iterator[ModelCard]:  # noqa: ANN401 - any JSON
+    """The models of an OpenAI list; `max_model_len` is vLLM's addition. Raises ValueError for anything else."""
+    entries = listing.get("data") if isinstance(listing, dict) else None
+    if not isinstance(entries, list):
+        raise ValueError("no data")  # noqa: TRY004 - malformed input, not a programming error
+    for entry in entries:
+        if not isinstance(entry, dict) or not isinstance(entry.get("id"), str):
+            raise ValueError("no id")  # noqa: TRY004
+        length, created, owner = (entry.get(k) for k in ("max_model_len", "created", "owned_by"))
+        yield ModelCard(
+            id=entry["id"],
+            max_model_len=length if isinstance(length, int) else None,
+            created=created if isinstance(created, int) else 0,
+            owned_by=owner if isinstance(owner, str) else "pd-router",
+        )

@@ -1,0 +1,58 @@
+"""Where does a call go? Choosing is synchronous and touches no socket: a snapshot in, a route or a shortage out."""
+
+import random
+from collections.abc import Callable, Sequence
+
+from router.call import Call
+from router.fleet.backend import Backend
+from router.fleet.fleet import Snapshot
+from router.routing.disaggregation import Pools, Reason, decide
+from router.routing.policies import policy
+from router.routing.route import Route, Shortage
+from router.settings import Role, Routing
+from router.telemetry.events import RouteKind
+
+Room = Callable[[Backend], bool]
+
+
+class Chooser:
+    """Applies the rule, then each pool's policy. `has_room` tells whether an engine may get one more request."""
+
+    def __init__(self, rules: Routing, has_room: Room, rng: random.Random) -> None:
+        self._rules = rules
+        self._has_room = has_room
+        self._prefill_policy = policy(rules.prefill_policy, rng)
+        self._decode_policy = policy(rules.decode_policy, rng)
+
+    def choose(self, call: Call, snapshot: Snapshot) -> Route | Shortage:
+        """The route of `call` over the engines of `snapshot`, or the pool that is short."""
+        decode = self._roomy(snapshot.decode)
+        groups = {backend.group for backend in decode}
+        paired = [backend for backend in snapshot.prefill if backend.group in groups]
+        prefill = self._roomy(paired)
+        pools = Pools(bool(paired), bool(prefill), bool(decode), snapshot.inflight)
+        remote, reason = decide(call, pools, self._rules)
+        if remote:
+            return self._disaggregated(call, prefill, decode, reason)
+        if reason is Reason.PREFILL_UNAVAILABLE and self._rules.on_prefill_unavailable == "fail":
+            return Shortage(Role.PREFILL, saturated=False, reason=reason)
+        return self._alone(call, decode, snapshot, reason)
+
+    def _disaggregated(self, call: Call, prefill: Sequence[Backend], decode: Sequence[Backend], reason: str) -> Route:
+        first = self._prefill_policy.pick(prefill, call)
+        second = self._decode_policy.pick([backend for backend in decode if backend.group == first.group], call)
+        return Route(RouteKind.DISAGGREGATED, second, first, reason)
+
+    def _alone(self, call: Call, decode: Sequence[Backend], snapshot: Snapshot, reason: str) -> Route | Shortage:
+        """One engine does both phases: an aggregated one if there is one with room, else a decode engine."""
+        if aggregated := self._roomy(snapshot.aggregated):
+            return Route(RouteKind.AGGREGATED, self._decode_policy.pick(aggregated, call), None, reason)
+        able = [backend for backend in decode if backend.paired.decodes_alone]
+        if able:
+            return Route(RouteKind.LOCAL, self._decode_policy.pick(able, call), None, reason)
+        saturated = bool(snapshot.decode or snapshot.aggregated)
+        why = Reason.DECODE_SATURATED if saturated else Reason.DECODE_UNAVAILABLE
+        return Shortage(Role.DECODE, saturated=saturated, reason=why)
+
+    def _roomy(self, backends: Sequence[Backend]) -> list[Backend]:
+        return [backend for backend in backends if self._has_room(backend)]

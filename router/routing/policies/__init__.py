@@ -1,0 +1,30 @@
+"""Which of several engines? A policy has one method; each pool has its own policy."""
+
+import random
+from collections.abc import Sequence
+from typing import Protocol
+
+from router.call import Call
+from router.fleet.backend import Backend
+from router.routing.policies.least_loaded import LeastLoaded
+from router.routing.policies.power_of_two import PowerOfTwo
+from router.routing.policies.round_robin import RoundRobin
+from router.settings import PolicyName
+
+
+class Policy(Protocol):
+    """Picks one of the candidates, of which there is at least one; all of them are usable and have room."""
+
+    def pick(self, candidates: Sequence[Backend], call: Call) -> Backend:
+        """The engine that `call` should go to."""
+
+
+def policy(name: PolicyName, rng: random.Random) -> Policy:
+    """A new policy by its name in the settings."""
+    match name:
+        case "round_robin":
+            return RoundRobin()
+        case "least_loaded":
+            return LeastLoaded(rng)
+        case "power_of_two":
+            return PowerOfTwo(rng)

@@ -1,0 +1,126 @@
+"""What happened to a request: one `Journey` is stamped along the way and shown to every observer at each stage.
+
+The core knows nothing of metrics or logs; those are observers. Times are seconds of the injected monotonic clock.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from enum import Enum, StrEnum, auto
+from typing import Protocol
+
+from router.errors import Outcome, RequestError
+
+Clock = Callable[[], float]
+
+
+class RouteKind(StrEnum):
+    """Which way a request went: over both pools, decode alone, an aggregated engine, or nowhere."""
+
+    DISAGGREGATED = "disaggregated"
+    LOCAL = "local"
+    AGGREGATED = "aggregated"
+    NONE = "none"
+
+
+class Stage(Enum):
+    """The points of a request's life at which observers are called."""
+
+    CHOSEN = auto()
+    PREFILLED = auto()
+    FELL_BACK = auto()
+    COMMITTED = auto()
+    SETTLED = auto()
+
+
+@dataclass(slots=True)
+class Journey:
+    """One request's life. `model` is the label for metrics: a model of the fleet, or `other`."""
+
+    request_id: str
+    api: str
+    received_at: float
+    clock: Clock = field(repr=False)
+    observers: "Sequence[Observer]" = field(repr=False)
+    model: str = "other"
+    stream: bool = False
+    prompt_tokens: int = 0
+    route: RouteKind = RouteKind.NONE
+    reason: str = ""
+    prefill: str | None = None
+    decode: str | None = None
+    fallback_reason: str | None = None
+    prefill_sent_at: float | None = None
+    prefilled_at: float | None = None
+    committed_at: float | None = None
+    settled_at: float | None = None
+    events: int = 0
+    event_gaps_s: list[float] = field(default_factory=list, repr=False)
+    answer_bytes: int = 0
+    outcome: Outcome | None = None
+    status: int | None = None
+    error: RequestError | None = None
+
+    def chosen(self, route: RouteKind, reason: str, decode: str, prefill: str | None) -> None:
+        """A route was chosen and granted."""
+        self.route, self.reason, self.decode, self.prefill = route, reason, decode, prefill
+        self._show(Stage.CHOSEN)
+
+    def prefill_sent(self) -> None:
+        """The prefill leg starts."""
+        self.prefill_sent_at = self.clock()
+
+    def prefilled(self) -> None:
+        """The prefill engine answered with a usable hand-over."""
+        self.prefilled_at = self.clock()
+        self._show(Stage.PREFILLED)
+
+    def fell_back(self, reason: str) -> None:
+        """The prefill leg failed; decode computes the prompt itself."""
+        self.fallback_reason = reason
+        self.route = RouteKind.LOCAL
+        self._show(Stage.FELL_BACK)
+
+    def committed(self) -> None:
+        """The first byte of an answer goes to the client."""
+        self.committed_at = self.clock()
+        self._show(Stage.COMMITTED)
+
+    def settled(self, outcome: Outcome, status: int | None, error: RequestError | None = None) -> None:
+        """The request is over; called once."""
+        assert self.outcome is None, f"settled twice: {self!r}"
+        self.settled_at = self.clock()
+        self.outcome, self.status, self.error = outcome, status, error
+        self._show(Stage.SETTLED)
+
+    @property
+    def handoff_s(self) -> float | None:
+        """From the prefill answer to the first event of decode: the KV hand-over as the client feels it."""
+        if self.route is not RouteKind.DISAGGREGATED or self.prefilled_at is None or self.committed_at is None:
+            return None
+        return self.committed_at - self.prefilled_at
+
+    @property
+    def ttft_s(self) -> float | None:
+        """From the request's arrival to the first byte of its answer."""
+        return None if self.committed_at is None else self.committed_at - self.received_at
+
+    def _show(self, stage: Stage) -> None:
+        for observer in self.observers:
+            observer.observe(stage, self)
+
+
+class Observer(Protocol):
+    """A sink for what happens: metrics, log, traces. It must not raise and must not wait."""
+
+    def observe(self, stage: Stage, journey: Journey) -> None:
+        """Take note of a stage that `journey` has just reached."""
+
+
+class ReleaseObserver(Protocol):
+    """Is told what became of KV that no decode engine will pull."""
+
+    def released(self, reason: str) -> None:
+        """A prefill engine was told to free it."""
+
+    def stranded(self, reason: str) -> None:
+        """Nobody could be told: the engine holds it until its lease ends."""
