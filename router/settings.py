@@ -1,13 +1,14 @@
 """What can be set: one frozen tree, read once at start; every default carries its reason.
 
 Order of precedence: command-line flags, then environment variables `PD_ROUTER_*` (nested with `__`), then the YAML
-file, then the defaults here. Units are in the names. Unknown keys are errors that name the nearest valid key.
+file, then the defaults of the command, then the defaults here. Units are in the names. Unknown keys are errors that
+name the nearest valid key.
 """
 
 import difflib
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -231,11 +232,13 @@ def load(
     config: Path | None = None,
     flags: Mapping[str, Any] | None = None,
     environ: Mapping[str, str] | None = None,
+    defaults: Mapping[str, Any] | None = None,
 ) -> Settings:
     """The settings from all sources, validated.
 
-    `flags` is a nested mapping shaped like the tree; its `backends` are added to the configured ones, everything else
-    overrides. Raises `SettingsError` with one line per fault.
+    `flags` and `defaults` are nested mappings shaped like the tree. The `backends` of `flags` are added to the
+    configured ones, everything else overrides; `defaults` are what a command prefers to the defaults of the tree.
+    Raises `SettingsError` with one line per fault.
     """
     environ = os.environ if environ is None else environ
     flags = dict(flags or {})
@@ -256,19 +259,21 @@ def load(
         ) -> tuple[PydanticBaseSettingsSource, ...]:
             env = EnvSettingsSource(settings_cls)
             env.env_vars = variables
-            return init_settings, env, InitSettingsSource(settings_cls, init_kwargs=file_values)
+            given = InitSettingsSource(settings_cls, init_kwargs=file_values)
+            return init_settings, env, given, InitSettingsSource(settings_cls, init_kwargs=dict(defaults or {}))
 
     try:
         settings: Settings = Sources(**flags)
-        backends = (*settings.backends, *(BackendSettings.model_validate(b) for b in added))
     except ValidationError as error:
-        raise SettingsError(faults + [_explain(fault) for fault in error.errors()]) from None
+        faults += [_explain(fault) for fault in error.errors()]
+        settings = Settings.model_construct()
     except EnvError as error:
         raise SettingsError([*faults, f"environment: {error}: a JSON value is expected there"]) from None
-    faults += _backend_faults(backends, environ)
+    backends, flag_faults = _added_backends(added, len(settings.backends))
+    faults += [*flag_faults, *_backend_faults((*settings.backends, *backends), environ)]
     if faults:
         raise SettingsError(faults)
-    return settings.model_copy(update={"backends": backends})
+    return settings.model_copy(update={"backends": (*settings.backends, *backends)})
 
 
 def engine_key(backend: BackendSettings, environ: Mapping[str, str] | None = None) -> SecretStr | None:
@@ -278,12 +283,20 @@ def engine_key(backend: BackendSettings, environ: Mapping[str, str] | None = Non
 
 
 def effective(settings: Settings) -> str:
-    """The tree as YAML, as it would be written in a file; secrets are masked."""
-    tree = settings.model_dump(mode="json")
-    for backend in tree["backends"]:
-        if backend["key_env"]:
-            backend["key"] = "**********"
-    return yaml.safe_dump(tree, sort_keys=False)
+    """The tree as YAML, as it would be written in a file. Secrets are not in it: it only names their variables."""
+    return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False)
+
+
+def _added_backends(added: Iterable[Mapping[str, Any]], first: int) -> tuple[list[BackendSettings], list[str]]:
+    """The engines that flags name, and what is wrong with them; counted on from `first`, after the configured ones."""
+    backends: list[BackendSettings] = []
+    faults: list[str] = []
+    for i, fields in enumerate(added, first):
+        try:
+            backends.append(BackendSettings.model_validate(fields))
+        except ValidationError as error:
+            faults += [_explain(fault, ("backends", i)) for fault in error.errors()]
+    return backends, faults
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -326,9 +339,9 @@ def _backend_faults(backends: tuple[BackendSettings, ...], environ: Mapping[str,
         yield "backends: there are prefill engines only; add a decode engine (--decode URL)"
 
 
-def _explain(fault: ErrorDetails) -> str:
+def _explain(fault: ErrorDetails, below: tuple[str | int, ...] = ()) -> str:
     """One line for one pydantic fault: the key, what is wrong, what is allowed."""
-    loc = fault["loc"]
+    loc = below + fault["loc"]
     key = ".".join(str(part) for part in loc)
     if fault["type"] == "extra_forbidden":
         return f"{key}: unknown setting{_nearest(str(loc[-1]), _fields_at(loc[:-1]))}"

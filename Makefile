@@ -1,0 +1,75 @@
+# pd-router. `make help` says what there is; everything is installed into $(VENV) from the lock files.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+VENV ?= .venv
+PORT ?= 8000
+OPS_PORT ?= 8001
+ARGS ?=
+PYTHON ?= python3 python3.14 python3.13 python3.12 python3.11
+UV := uv==0.13.9
+
+bin := $(VENV)/bin
+python := $(bin)/python
+pip_install := $(python) -m pip install --disable-pip-version-check --quiet
+lock := build/uv/bin/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --group build \
+	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" --quiet --upgrade
+
+# The first of $(PYTHON) that is 3.11 or newer; fails with what to install.
+define find_python
+found=; for candidate in $(PYTHON); do \
+	if "$$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then found=$$candidate; break; fi; \
+done; \
+[ -n "$$found" ] || { echo "pd-router needs Python 3.11 or newer; none of these is: $(PYTHON) (name one: make PYTHON=/path/to/python)" >&2; exit 1; }; \
+"$$found" -c 'import ensurepip, venv' 2>/dev/null || { echo "$$found has no venv module; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+endef
+
+.PHONY: help run run-vllm test test-vllm check lock clean
+
+help: ## this list
+	@echo "make TARGET [PORT=8000] [OPS_PORT=8001] [ARGS=...] [PYTHON=...] [VENV=.venv]"
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | awk -F '\t' '{ printf "  %-10s %s\n", $$1, $$2 }'
+
+run: $(VENV)/.runtime ## simulated fleet (2 prefill + 2 decode) and gateway on 127.0.0.1:$(PORT); ARGS='--ask "..."' asks and ends
+	@$(bin)/pd-router run --port $(PORT) --ops-port $(OPS_PORT) $(ARGS)
+
+run-vllm: $(VENV)/.dev ## real vLLM engines on the CPU with NIXL, and the gateway; the first time it installs vLLM (1 GB)
+	@$(python) deploy/local/demo.py $(ARGS)
+
+test: $(VENV)/.dev ## unit and integration tests, with the coverage gate; needs no engine
+	@$(python) -m pytest --cov --cov-report=term $(ARGS)
+
+test-vllm: $(VENV)/.dev ## acceptance tests against real vLLM engines
+	@$(python) -m pytest tests/vllm $(ARGS)
+
+check: $(VENV)/.dev ## format, lint, types, structure; prints how large the code is
+	@$(bin)/ruff format --check .
+	@$(bin)/ruff check .
+	@$(bin)/mypy
+	@$(python) -m pytest tests/structure
+	@$(python) -m tests.support.sizes
+
+lock: build/uv/bin/uv ## resolve pyproject.toml anew into requirements.lock and requirements-dev.lock
+	@$(lock) --output-file requirements.lock
+	@$(lock) --extra dev --constraints requirements.lock --output-file requirements-dev.lock
+
+clean: ## remove the environment and everything that can be made again
+	@rm -rf $(VENV) build dist htmlcov pd_router.egg-info .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@find router tests deploy -name __pycache__ -prune -exec rm -rf {} +
+
+$(VENV)/.runtime: requirements.lock
+	@$(find_python); echo "making $(VENV) with $$($$found --version)"; $$found -m venv --clear $(VENV)
+	@$(pip_install) --require-hashes --requirement requirements.lock
+	@$(pip_install) --no-build-isolation --no-deps --editable .
+	@touch $@
+
+$(VENV)/.dev: requirements-dev.lock $(VENV)/.runtime
+	@echo "installing the test tools"
+	@$(pip_install) --require-hashes --requirement requirements-dev.lock
+	@touch $@
+
+build/uv/bin/uv: Makefile
+	@$(find_python); $$found -m venv --clear build/uv
+	@build/uv/bin/python -m pip install --disable-pip-version-check --quiet $(UV)
+	@touch $@

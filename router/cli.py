@@ -1,0 +1,237 @@
+"""What can be asked of pd-router on the command line, and with which exit code does it answer?
+
+0: a clean stop. 2: bad usage or settings, one line per fault on standard error. 1: anything else.
+"""
+
+import argparse
+import asyncio
+import errno
+import json
+import os
+import sys
+from collections.abc import Callable, Coroutine, Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel
+
+from router import __version__
+from router.settings import BackendSettings, Listen, Log, Ops, Role, Settings, SettingsError, effective, load
+
+CLEAN, FAILED, USAGE = 0, 1, 2
+
+NO_BACKENDS = (
+    "backends: no engine is known; name them by flags (--prefill URL --decode URL, or --aggregated URL), "
+    "under `backends:` in the file of --config, "
+    'or in PD_ROUTER_BACKENDS=\'[{"url": "http://host:port", "role": "decode"}]\''
+)
+
+EPILOG = """\
+commands at a glance:
+  pd-router run                                   try it: a simulated fleet and the gateway in one process
+  pd-router serve --prefill URL --decode URL      in front of your engines
+  pd-router check --config pd-router.yaml         are these settings valid, and what do they come to?
+  pd-router sim --role decode --port 8201         one simulated engine
+
+`pd-router COMMAND --help` explains one. Settings: flags, then PD_ROUTER_* variables, then the file, then defaults.
+exit codes: 0 clean stop, 2 bad usage or settings, 1 anything else
+"""
+
+SERVE_EPILOG = """\
+examples:
+  pd-router serve --prefill http://10.0.0.11:8200 --decode http://10.0.0.21:8201
+  pd-router serve --config pd-router.yaml --port 9000
+  PD_ROUTER_ROUTING__MODE=local pd-router serve --config pd-router.yaml
+
+SIGTERM and SIGINT drain: new requests go on being taken for drain.drain_accept_s seconds while /readyz says 503, open
+streams get drain.drain_timeout_s seconds to end. Metrics, health and the fleet view are on the operations listener.
+"""
+
+CHECK_EPILOG = """\
+examples:
+  pd-router check --config pd-router.yaml
+  PD_ROUTER_LISTEN__PORT=9000 pd-router check --json
+
+The YAML that is printed can be used as a file again; API keys are not in it, only the names of their variables.
+"""
+
+RUN_EPILOG = """\
+examples:
+  pd-router run                                        2 prefill and 2 decode engines; Ctrl-C ends it
+  pd-router run --port 9000 --gpu h100                 with the speed of an H100
+  pd-router run --ask "Why two pools?"                 ask one question, print the answer and the hand-over, end
+
+Both thresholds of the disaggregation rule, routing.min_novel_tokens and routing.min_concurrency, are 0 here unless they
+are set, so that a lone short question is handed over too; `serve` keeps it on decode.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    args = parser().parse_args(argv)
+    try:
+        return int(args.command(args))
+    except SettingsError as error:
+        for fault in error.faults:
+            print(f"pd-router: {fault}", file=sys.stderr)
+        return USAGE
+    except KeyboardInterrupt:
+        return FAILED
+
+
+def parser() -> argparse.ArgumentParser:
+    """All commands and their flags."""
+    root = argparse.ArgumentParser(
+        prog="pd-router",
+        description="A gateway in front of disaggregated (prefill/decode) LLM fleets. It speaks the OpenAI API.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    root.add_argument("--version", action="version", version=f"pd-router {__version__}")
+    commands = root.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _add_serve(_add_command(commands, "serve", _serve, "run the gateway in front of engines", SERVE_EPILOG))
+    _add_run(_add_command(commands, "run", _run, "run the gateway and a simulated fleet, to try it", RUN_EPILOG))
+    _add_check(_add_command(commands, "check", _check, "validate settings, print what they come to", CHECK_EPILOG))
+    return root
+
+
+def _add_command(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]",
+    name: str,
+    function: Callable[[argparse.Namespace], int],
+    purpose: str,
+    epilog: str,
+) -> argparse.ArgumentParser:
+    """A subcommand whose epilog keeps its lines; abbreviated flags are refused, as new flags would change them."""
+    command = commands.add_parser(
+        name,
+        help=purpose,
+        description=f"{purpose.capitalize()}.",
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    command.set_defaults(command=function)
+    return command
+
+
+def _add_serve(serve: argparse.ArgumentParser) -> None:
+    engines = serve.add_argument_group("engines, beside those of the file; each flag may be repeated")
+    for role, phase in zip(Role, ("prefill", "decode", "both phases, without hand-over"), strict=True):
+        engines.add_argument(f"--{role}", metavar="URL", action="append", default=[], help=f"engine for {phase}")
+    _add_setting(engines, "--engine", BackendSettings, "engine")
+    _add_config(serve)
+    _add_listeners(serve)
+    log = serve.add_argument_group("log, on standard error")
+    _add_setting(log, "--log-format", Log, "format")
+    _add_setting(log, "--log-level", Log, "level")
+
+
+def _add_run(run: argparse.ArgumentParser) -> None:
+    fleet = run.add_argument_group("simulated fleet")
+    fleet.add_argument("--prefill", type=int, default=2, metavar="N", help="prefill engines (default: 2)")
+    fleet.add_argument("--decode", type=int, default=2, metavar="N", help="decode engines (default: 2)")
+    fleet.add_argument("--gpu", default="h100", help="GPU whose speed is simulated (default: h100)")
+    run.add_argument("--ask", metavar="QUESTION", help="ask this, print the answer and the hand-over counters, end")
+    _add_config(run)
+    _add_listeners(run)
+
+
+def _add_check(check: argparse.ArgumentParser) -> None:
+    check.add_argument("--json", action="store_true", help="print JSON: valid, and settings or faults")
+    _add_config(check)
+
+
+def _add_config(command: argparse.ArgumentParser) -> None:
+    default = os.environ.get("PD_ROUTER_CONFIG")
+    command.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        default=default and Path(default),
+        help="settings as YAML (default: the file that PD_ROUTER_CONFIG names, if any)",
+    )
+
+
+def _add_listeners(command: argparse.ArgumentParser) -> None:
+    listeners = command.add_argument_group("listeners")
+    for name in ("host", "port"):
+        _add_setting(listeners, f"--{name}", Listen, name)
+    for name in ("host", "port"):
+        _add_setting(listeners, f"--ops-{name}", Ops, name)
+
+
+def _add_setting(group: "argparse._ArgumentGroup", flag: str, section: type[BaseModel], name: str) -> None:
+    """A flag for one setting, with the setting's own help. Absent, it leaves the setting to the other sources."""
+    field = section.model_fields[name]
+    purpose = f"{field.description} (default: {field.default})"
+    if get_origin(field.annotation) is Literal:
+        group.add_argument(flag, choices=get_args(field.annotation), help=purpose)
+    else:
+        group.add_argument(flag, metavar=name.upper(), type=int if field.annotation is int else str, help=purpose)
+
+
+def _serve(args: argparse.Namespace) -> int:
+    backends = [{"url": url, "role": role} | _given(engine=args.engine) for role in Role for url in getattr(args, role)]
+    log = _given(format=args.log_format, level=args.log_level)
+    settings = load(args.config, _listener_flags(args) | {"log": log, "backends": backends})
+    if not settings.backends:
+        raise SettingsError([NO_BACKENDS])
+    from router.app import serve
+
+    return _until_stopped(serve(settings), settings)
+
+
+def _run(args: argparse.Namespace) -> int:
+    from router import demo
+
+    settings = load(args.config, _listener_flags(args), defaults=demo.DEFAULTS)
+    shape = demo.Shape(prefill=args.prefill, decode=args.decode, gpu=args.gpu)
+    return _until_stopped(demo.run(settings, shape, args.ask), settings)
+
+
+def _check(args: argparse.Namespace) -> int:
+    try:
+        settings = load(args.config)
+    except SettingsError as error:
+        if not args.json:
+            raise
+        print(json.dumps({"valid": False, "faults": error.faults}))
+        return USAGE
+    tree = effective(settings)
+    print(json.dumps({"valid": True, "settings": yaml.safe_load(tree)}) if args.json else tree.rstrip())
+    if not settings.backends:
+        print("pd-router: note: no backends here; `serve` needs them by flags or PD_ROUTER_BACKENDS", file=sys.stderr)
+    return CLEAN
+
+
+def _listener_flags(args: argparse.Namespace) -> dict[str, object]:
+    return {"listen": _given(host=args.host, port=args.port), "ops": _given(host=args.ops_host, port=args.ops_port)}
+
+
+def _given(**flags: object) -> dict[str, object]:
+    return {name: value for name, value in flags.items() if value is not None}
+
+
+def _until_stopped(work: Coroutine[Any, Any, int], settings: Settings) -> int:
+    """Run the event loop until the gateway has stopped; a listener's address that cannot be had ends it."""
+    import uvloop
+
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(work)
+    except OSError as error:
+        if error.errno not in (errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES):
+            raise
+        print(f"pd-router: cannot listen on {_listener_fault(error, settings)}", file=sys.stderr)
+        return FAILED
+
+
+def _listener_fault(error: OSError, settings: Settings) -> str:
+    """Which address, why, and the flags that choose another; the loop puts the address into the error's text."""
+    places = ((settings.listen, "--host, --port"), (settings.ops, "--ops-host, --ops-port"))
+    named = [(place, flags) for place, flags in places if f", {place.port})" in str(error)] or places
+    where = " or ".join(f"{place.host}:{place.port} (another: {flags})" for place, flags in named)
+    return f"{where}: {os.strerror(error.errno or 0)}"
