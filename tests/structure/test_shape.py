@@ -1,0 +1,103 @@
+"""Is the tree in shape: tests mirror modules, functions are short, nothing is bound to one machine?"""
+
+import ast
+import re
+import tomllib
+from pathlib import Path
+
+from packaging.requirements import Requirement
+
+from tests.support.sizes import MAX_FUNCTION_LINES, Sizes, measure, picture
+from tests.support.tree import ROOT, SOURCE, files, modules
+
+PROVEN_ELSEWHERE = {
+    "router/demo.py": "tests/integration/test_demo.py",  # it is all sockets: fleet, gateway and client in one process
+}
+"""Modules whose test needs more than a unit test, and where that test is."""
+
+ONE_MACHINE = re.compile(r"/work/|/root/|/home/[a-z]")
+INDEX_HOSTS = re.compile(
+    r"pypi\.(org|python)|pythonhosted\.org|npmjs\.(org|com)|(?<=[/.])pytorch\.org|crates\.io", re.IGNORECASE
+)
+
+
+def test_every_module_has_its_test() -> None:
+    for path in modules():
+        if path.name in ("__init__.py", "__main__.py"):
+            continue
+        name = str(path.relative_to(ROOT))
+        mirror = ROOT / "tests/unit" / path.relative_to(SOURCE).with_name(f"test_{path.name}")
+        test = ROOT / PROVEN_ELSEWHERE[name] if name in PROVEN_ELSEWHERE else mirror
+        assert test.is_file(), f"{name} has no {test.relative_to(ROOT)}"
+
+
+def test_every_unit_test_has_its_module() -> None:
+    for path in modules(ROOT / "tests/unit"):
+        if path.name.startswith("test_"):
+            module = SOURCE / path.relative_to(ROOT / "tests/unit").with_name(path.name.removeprefix("test_"))
+            assert module.is_file(), f"{path.relative_to(ROOT)} tests no {module.relative_to(ROOT)}"
+
+
+def test_every_module_says_what_it_answers() -> None:
+    silent = [str(path.relative_to(ROOT)) for path in modules() if not _docstring(path)]
+    assert silent == []
+
+
+def _docstring(path: Path) -> str | None:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    return ast.get_docstring(tree) if tree.body else "empty"
+
+
+def test_functions_are_short_and_nothing_is_global() -> None:
+    source = measure(SOURCE)
+    assert {name: lines for name, lines in source.functions.items() if lines > MAX_FUNCTION_LINES} == {}
+    assert source.broad_excepts == []
+    assert source.globals == []
+    assert len(list(picture(source, source))) == 6
+
+
+def test_what_the_measure_finds(tmp_path: Path) -> None:
+    lines = [
+        "def f():",
+        "    global x",
+        "    try:",
+        "        x = 1",
+        "    except (ValueError, Exception):",
+        "        x = 2",
+    ]
+    (tmp_path / "bad.py").write_text("\n".join(lines) + "\n")
+    sizes = measure(tmp_path)
+    name = f"{tmp_path.name}/bad.py"
+    assert sizes == Sizes({f"{name}:1 f": 6}, {name: 6}, [f"{name}:5"], [f"{name}:2"])
+
+
+def test_nothing_is_bound_to_one_machine_or_index() -> None:
+    found = [
+        f"{path.relative_to(ROOT)}: {match[0]}"
+        for path in files()
+        if path != Path(__file__)
+        for pattern in (ONE_MACHINE, INDEX_HOSTS)
+        for match in pattern.finditer(path.read_text(encoding="utf-8", errors="replace"))
+    ]
+    assert found == []
+
+
+def test_locks_pin_what_the_project_asks_for() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    runtime, dev = (_pins(ROOT / name) for name in ("requirements.lock", "requirements-dev.lock"))
+    asked = [*project["project"]["dependencies"], *project["dependency-groups"]["build"]]
+    for lock, requirements in (
+        (runtime, asked),
+        (dev, [*asked, *project["project"]["optional-dependencies"]["dev"]]),
+    ):
+        for requirement in map(Requirement, requirements):
+            assert requirement.specifier.contains(lock.get(requirement.name.lower(), "0")), f"make lock: {requirement}"
+    assert runtime.items() <= dev.items()
+
+
+def _pins(lock: Path) -> dict[str, str]:
+    text = lock.read_text()
+    pins = dict(re.findall(r"^([a-z0-9-]+)==([^ ;]+)", text, re.MULTILINE))
+    assert len(pins) == text.count("    # via"), "every line of a lock is a pin with its reason"
+    assert text.count("--hash=sha256:") >= len(pins)
+    return pins
