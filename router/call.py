@@ -51,6 +51,14 @@ class Api(StrEnum):
         return self.name.lower()
 
 
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """What names a request to engines and logs: the gateway's id, the same on both legs, and a W3C trace context."""
+
+    request_id: str
+    traceparent: str | None = None
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Call:
     """One request of a client, validated.
@@ -59,7 +67,7 @@ class Call:
     body forbids splitting it over two engines, or is None.
     """
 
-    request_id: str
+    trace: Trace
     api: Api
     model: str
     stream: bool
@@ -71,7 +79,7 @@ class Call:
     body: bytes = field(repr=False)
 
 
-def parse(api: Api, raw: bytes, request_id: str, *, strip_engine_fields: bool = False) -> Call:
+def parse(api: Api, raw: bytes, trace: Trace, *, strip_engine_fields: bool = False) -> Call:
     """Read a body as a call of `api`.
 
     Engine-internal fields are refused, or removed when `strip_engine_fields` is set. Raises `InvalidRequest` naming
@@ -92,7 +100,7 @@ def parse(api: Api, raw: bytes, request_id: str, *, strip_engine_fields: bool = 
         raise InvalidRequest("stream must be true or false", param="stream")
     options = fields.get("stream_options")
     return Call(
-        request_id=request_id,
+        trace=trace,
         api=api,
         model=model,
         stream=bool(stream),

@@ -10,9 +10,10 @@ from router.fleet.lease import Lease, outcome_of
 
 
 class Grant:
-    """Permit and lease on the engine that answers and, for a disaggregated request, on the one that prefills; a context manager that settles what is still open.
+    """Permit and lease on the engine that answers and, for a disaggregated request, on the one that prefills.
 
-    The prefill engine is let go as soon as its leg is over, long before the answer is.
+    A context manager that settles what is still open, by how its block ended. The prefill engine is let go as soon as
+    its leg is over, long before the answer is.
     """
 
     def __init__(self, permits: Permits, decode: Backend, prefill: Backend | None, prompt_tokens: int) -> None:

@@ -1,6 +1,7 @@
 """How many requests may one engine have at once? A permit is the right to one of them."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 
 from router.fleet.backend import Backend
 from router.settings import Admission, Role
@@ -52,6 +53,12 @@ class Permits:
     def taken(self, backend: Backend) -> int:
         """Permits out for one engine."""
         return self._taken.get(backend, 0)
+
+    def of_pool(self, backends: Sequence[Backend]) -> tuple[float, int]:
+        """Free and taken permits over some engines of one pool; infinitely many are free where there is no limit."""
+        taken = sum(self.taken(backend) for backend in backends)
+        limits = [self._limits[backend.role] for backend in backends]
+        return (math.inf if 0 in limits else float(sum(limits) - taken)), taken
 
     def __repr__(self) -> str:
         return f"<Permits {sum(self._taken.values())} taken>"

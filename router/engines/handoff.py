@@ -83,7 +83,7 @@ class Handoff:
         return self._parameters
 
     def __repr__(self) -> str:
-        return f"<Handoff {self.call.request_id} {self.state.value} alive_at={self.alive_at:.3f}>"
+        return f"<Handoff {self.call.trace.request_id} {self.state.value} alive_at={self.alive_at:.3f}>"
 
 
 def validated(parameters: object, *, peers: KvPeers, allowed_hosts: Collection[str]) -> Mapping[str, Any]:

@@ -55,6 +55,7 @@ class EngineConnection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._sink: Sink | None = None
         self._parser: httptools.HttpResponseParser
+        self._headers: dict[bytes, bytes] = {}
         self._paused = False
         self.state = State.CLOSED
         self.exchanges = 0
@@ -125,6 +126,10 @@ class EngineConnection(asyncio.Protocol):
 
     # What the parser calls
 
+    def on_message_begin(self) -> None:
+        if self.state is not State.BUSY:  # bytes after the end of an answer: never the next request's
+            self._close()
+
     def on_header(self, name: bytes, value: bytes) -> None:
         self._headers[name.lower()] = value
 
@@ -153,7 +158,7 @@ class EngineConnection(asyncio.Protocol):
 
     def _expect_answer(self) -> None:
         self._parser = httptools.HttpResponseParser(self)
-        self._headers: dict[bytes, bytes] = {}
+        self._headers = {}
         self._head_bytes = 0
         self._head_complete = False
         self._informational = False
@@ -185,5 +190,3 @@ class EngineConnection(asyncio.Protocol):
 
     def __repr__(self) -> str:
         return f"<EngineConnection {self._engine} {self.state.value} {self.exchanges} exchanges>"
-
-

@@ -49,6 +49,7 @@ class Journey:
     prefill: str | None = None
     decode: str | None = None
     fallback_reason: str | None = None
+    fallback_detail: str | None = None
     prefill_sent_at: float | None = None
     prefilled_at: float | None = None
     committed_at: float | None = None
@@ -74,9 +75,9 @@ class Journey:
         self.prefilled_at = self.clock()
         self._show(Stage.PREFILLED)
 
-    def fell_back(self, reason: str) -> None:
-        """The prefill leg failed; decode computes the prompt itself."""
-        self.fallback_reason = reason
+    def fell_back(self, reason: str, detail: str | None) -> None:
+        """There is no hand-over to use; decode computes the prompt itself."""
+        self.fallback_reason, self.fallback_detail = reason, detail
         self.route = RouteKind.LOCAL
         self._show(Stage.FELL_BACK)
 
@@ -91,6 +92,18 @@ class Journey:
         self.settled_at = self.clock()
         self.outcome, self.status, self.error = outcome, status, error
         self._show(Stage.SETTLED)
+
+    @property
+    def prefill_s(self) -> float | None:
+        """The prefill leg, from its request to its judged answer."""
+        if self.prefill_sent_at is None or self.prefilled_at is None:
+            return None
+        return self.prefilled_at - self.prefill_sent_at
+
+    @property
+    def total_s(self) -> float | None:
+        """From the request's arrival to its end."""
+        return None if self.settled_at is None else self.settled_at - self.received_at
 
     @property
     def handoff_s(self) -> float | None:

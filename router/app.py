@@ -1,0 +1,167 @@
+"""The composition root: `build` wires the rooms together, `serve` runs them until a signal and drains."""
+
+import asyncio
+import logging
+import random
+import signal
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
+
+import httpx
+from fastapi import FastAPI
+from prometheus_client import CollectorRegistry
+
+from router.admission.permits import Permits
+from router.edge.client import Limits
+from router.edge.data import DataApp
+from router.edge.operations import operations_app
+from router.edge.readiness import Readiness
+from router.edge.server import Listener, listen, listener, url_of
+from router.exchange.exchange import Exchange
+from router.exchange.pool import Connections
+from router.exchange.release import Releases
+from router.exchange.transport import EngineTransport
+from router.fleet.backend import Backend
+from router.fleet.fleet import Fleet
+from router.fleet.probes import Prober
+from router.gateway import Gateway
+from router.routing.choose import Chooser
+from router.settings import Settings, engine_key
+from router.supervision import Tasks
+from router.telemetry.logs import AccessLog, configure
+from router.telemetry.metrics import FleetMetrics, RequestMetrics
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class App:
+    """Everything wired together; made by `build`."""
+
+    settings: Settings
+    fleet: Fleet
+    permits: Permits
+    connections: Connections
+    releases: Releases
+    readiness: Readiness
+    prober: Prober
+    data: DataApp
+    operations: FastAPI
+    registry: CollectorRegistry
+
+
+def build(settings: Settings) -> App:
+    """The rooms, wired together; nothing runs yet. Times are those of the event loop, which is `time.monotonic`."""
+    clock, rng = time.monotonic, random.Random()
+    registry = CollectorRegistry()
+    metrics = RequestMetrics(registry)
+    fleet = Fleet([_backend(settings, i) for i in range(len(settings.backends))])
+    permits = Permits(settings.admission)
+    registry.register(FleetMetrics(fleet, permits))
+    connections = Connections(settings.timeouts.connect_s)
+    releases = Releases(connections, settings.handoff, metrics)
+    client = httpx.AsyncClient(transport=EngineTransport(connections), trust_env=False)
+    prober = Prober(fleet, client, settings.probes, clock=clock, notice=_log_standing, rng=rng)
+    exchange = Exchange(
+        connections, releases, settings.timeouts, max_answer_bytes=settings.edge.max_answer_bytes, clock=clock
+    )
+    gateway = Gateway(
+        fleet=fleet,
+        chooser=Chooser(settings.routing, permits.has_room, rng),
+        permits=permits,
+        exchange=exchange,
+        observers=(metrics, AccessLog()),
+        clock=clock,
+        strip_engine_fields=settings.edge.strip_engine_fields,
+        local_fallback=settings.routing.on_prefill_unavailable == "local",
+    )
+    readiness = Readiness(fleet)
+    data = DataApp(gateway, fleet, Limits(settings.edge.max_body_bytes, settings.timeouts.write_stall_s))
+    operations = operations_app(fleet, readiness, registry, clock)
+    return App(settings, fleet, permits, connections, releases, readiness, prober, data, operations, registry)
+
+
+def _backend(settings: Settings, number: int) -> Backend:
+    backend = settings.backends[number]
+    key = engine_key(backend)
+    return Backend(
+        backend,
+        settings.probes,
+        now=time.monotonic(),
+        key=key.get_secret_value() if key else None,
+        max_age_s=settings.handoff.handoff_max_age_s,
+    )
+
+
+def _log_standing(backend: Backend) -> None:
+    level = logging.INFO if backend.standing.usable else logging.WARNING
+    facts = {"pool": backend.role.value, "backend": backend.id, "why": backend.standing.why}
+    log.log(level, f"engine {backend.standing.state.value}", extra={"facts": facts})
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A gateway that serves; the URLs say where."""
+
+    app: App
+    data: Listener
+    ops: Listener
+    data_url: str
+    ops_url: str
+
+    def stop_now(self) -> None:
+        """Do not wait for open streams when the block ends."""
+        self.data.force_exit = self.ops.force_exit = True
+
+
+@asynccontextmanager
+async def running(settings: Settings) -> AsyncIterator[Running]:
+    """A gateway that serves while the block lasts. Raises `ListenError` when an address is taken.
+
+    Its door opens after one look at every engine. At the end it stops listening, lets open streams go on for at most
+    `drain.drain_timeout_s`, and gives back what it holds.
+    """
+    app = build(settings)
+    background = Tasks()
+    async with AsyncExitStack() as held:
+        data_socket = held.enter_context(listen(settings.listen.host, settings.listen.port))
+        ops_socket = held.enter_context(listen(settings.ops.host, settings.ops.port))
+        held.callback(app.connections.close)
+        held.push_async_callback(app.releases.close)
+        held.push_async_callback(background.close)
+        await app.prober.probe_all()
+        background.spawn(app.prober.run(), "probes")
+        data, ops = listener(app.data, settings.drain.drain_timeout_s), listener(app.operations, 1)
+        async with asyncio.TaskGroup() as listeners:
+            serving = listeners.create_task(data.serve_on(data_socket), name="data listener")
+            listeners.create_task(ops.serve_on(ops_socket), name="operations listener")
+            try:
+                yield Running(app, data, ops, url_of(data_socket), url_of(ops_socket))
+            finally:
+                app.readiness.draining = True
+                data.should_exit = True
+                await serving
+                ops.should_exit = True
+
+
+async def serve(settings: Settings) -> int:
+    """Serve until SIGTERM or SIGINT, then drain; a second signal ends at once. Returns the exit code."""
+    configure(settings.log)
+    signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, signals.put_nowait, number)
+    async with running(settings) as gateway:
+        log.info("serving", extra={"facts": {"data": gateway.data_url, "operations": gateway.ops_url}})
+        received = await signals.get()
+        log.info("draining", extra={"facts": {"signal": received.name, "inflight": gateway.app.fleet.inflight}})
+        gateway.app.readiness.draining = True
+        with suppress(TimeoutError):
+            await asyncio.wait_for(signals.get(), settings.drain.drain_accept_s)
+            gateway.stop_now()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, gateway.stop_now)
+    log.info("stopped")
+    return 0

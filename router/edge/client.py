@@ -1,0 +1,126 @@
+"""One client's request and answer, over ASGI."""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from router.call import Trace
+from router.edge import replies
+from router.errors import ClientGone, RequestError, TooLarge, UnsupportedMedia
+
+Scope = Mapping[str, Any]
+Receive = Callable[[], Awaitable[Mapping[str, Any]]]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+
+TRACEPARENT = re.compile(rb"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one client may ask for: a body of so many bytes, and so many seconds without taking a byte."""
+
+    max_body_bytes: int
+    write_stall_s: float
+
+
+class AsgiClient:
+    """A client behind an ASGI server."""
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send, request_id: str, limits: Limits) -> None:
+        self._headers = dict(scope["headers"])
+        self._receive = receive
+        self._send = send
+        self._limits = limits
+        self._started = False
+        traceparent = self._headers.get(b"traceparent", b"")
+        self.trace = Trace(request_id, traceparent.decode() if TRACEPARENT.fullmatch(traceparent) else None)
+
+    async def body(self) -> bytes:
+        """The whole body. Raises `TooLarge` before reading what is over the limit, `UnsupportedMedia`."""
+        self._check_media()
+        declared = self._headers.get(b"content-length", b"0")
+        if declared.isdigit() and int(declared) > self._limits.max_body_bytes:
+            raise self._too_large()
+        parts: list[bytes] = []
+        size = 0
+        while True:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                raise ClientGone
+            parts.append(message.get("body", b""))
+            size += len(parts[-1])
+            if size > self._limits.max_body_bytes:
+                raise self._too_large()
+            if not message.get("more_body"):
+                return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    @asynccontextmanager
+    async def present(self) -> AsyncIterator[None]:
+        """Run the block while the client is there; raises `ClientGone` out of it when it leaves."""
+        try:
+            async with asyncio.timeout(None) as scope:
+                watcher = asyncio.get_running_loop().create_task(self._end_when_gone(scope), name="client watch")
+                try:
+                    yield
+                finally:
+                    watcher.cancel()
+        except TimeoutError:
+            raise ClientGone from None
+
+    async def start(self, content_type: bytes) -> None:
+        """Begin a streamed 200."""
+        self._started = True
+        await self._write(replies.head(200, content_type, self.trace.request_id, replies.STREAM_HEADERS))
+
+    async def send(self, data: bytes) -> None:
+        """Some of the body; waits while the client is slow."""
+        await self._write({"type": "http.response.body", "body": data, "more_body": True})
+
+    async def finish(self, data: bytes = b"") -> None:
+        """The last of the body."""
+        await self._write({"type": "http.response.body", "body": data})
+
+    async def answer(self, content_type: bytes, body: bytes) -> None:
+        """A complete 200."""
+        await self._complete(200, content_type, body)
+
+    async def fail(self, error: RequestError) -> None:
+        """Tell an error, in whatever form is still possible."""
+        if isinstance(error, ClientGone):
+            return
+        if self._started:
+            await self.finish(replies.error_events(error))
+        else:
+            body, headers = replies.error_body(error), replies.error_headers(error)
+            await self._complete(error.status, b"application/json", body, headers)
+
+    async def _complete(self, status: int, content_type: bytes, body: bytes, headers: replies.Headers = ()) -> None:
+        length = (b"content-length", str(len(body)).encode())
+        self._started = True
+        await self._write(replies.head(status, content_type, self.trace.request_id, [length, *headers]))
+        await self._write({"type": "http.response.body", "body": body})
+
+    async def _write(self, message: dict[str, Any]) -> None:
+        try:
+            async with asyncio.timeout(self._limits.write_stall_s):
+                await self._send(message)
+        except (TimeoutError, OSError):
+            raise ClientGone from None
+
+    async def _end_when_gone(self, scope: asyncio.Timeout) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        scope.reschedule(asyncio.get_running_loop().time())
+
+    def _check_media(self) -> None:
+        kind = self._headers.get(b"content-type", b"application/json").split(b";")[0].strip().lower()
+        if kind != b"application/json":
+            raise UnsupportedMedia("content-type must be application/json")
+        if self._headers.get(b"content-encoding", b"identity").strip().lower() != b"identity":
+            raise UnsupportedMedia("compressed bodies are not accepted; send the JSON as it is")
+
+    def _too_large(self) -> TooLarge:
+        return TooLarge(f"the body must not be larger than {self._limits.max_body_bytes} bytes")

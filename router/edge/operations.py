@@ -1,0 +1,42 @@
+"""The operations listener: metrics, health and the fleet as it stands. It has no key, so it stays on loopback."""
+
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse, Response
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import choose_encoder
+
+from router import __version__
+from router.edge.readiness import Readiness
+from router.fleet.fleet import Fleet
+from router.telemetry.events import Clock
+
+
+def operations_app(fleet: Fleet, readiness: Readiness, registry: CollectorRegistry, clock: Clock) -> FastAPI:
+    """The application of the operations listener."""
+    app = FastAPI(title="pd-router operations", version=__version__, docs_url=None, redoc_url=None)
+
+    @app.get("/healthz")
+    async def alive() -> dict[str, str]:
+        """The process runs."""
+        return {"status": "ok"}
+
+    @app.get("/readyz")
+    async def ready() -> JSONResponse:
+        """Requests can be served: 200, or 503 with the reasons why not."""
+        reasons = readiness.reasons_against()
+        return JSONResponse({"ready": not reasons, "reasons": reasons}, 503 if reasons else 200)
+
+    @app.get("/fleet")
+    async def fleet_now() -> dict[str, Any]:
+        """Pools, engines, their state and why."""
+        return fleet.describe(clock())
+
+    @app.get("/metrics")
+    async def metrics(request: Request) -> Response:
+        """Prometheus text, or OpenMetrics when asked for."""
+        encode, content_type = choose_encoder(request.headers.get("accept", ""))
+        return Response(encode(registry), media_type=content_type)
+
+    return app

@@ -1,0 +1,20 @@
+"""Should traffic come here? What a load balancer asks before it sends any."""
+
+from router.fleet.fleet import Fleet
+
+
+class Readiness:
+    """Ready while not draining and at least one route is usable."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
+        self.draining = False
+
+    def reasons_against(self) -> list[str]:
+        """Why not to send requests here; empty when ready."""
+        reasons = []
+        if self.draining:
+            reasons.append("draining")
+        if not self._fleet.ready:
+            reasons.append("no usable engine that can answer")
+        return reasons

@@ -1,0 +1,39 @@
+"""What clients get to read: the only place where error JSON is made and where response headers are set."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+
+from router.errors import EngineRefusal, RequestError, Unavailable
+
+Headers = Sequence[tuple[bytes, bytes]]
+
+STREAM_HEADERS: Headers = ((b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no"))
+"""Keep caches and buffering proxies from holding a stream back."""
+
+
+def head(status: int, content_type: bytes, request_id: str, more: Headers = ()) -> dict[str, Any]:
+    """The ASGI message that starts a response."""
+    headers = [(b"content-type", content_type), (b"x-request-id", request_id.encode()), *more]
+    return {"type": "http.response.start", "status": status, "headers": headers}
+
+
+def error_object(error: RequestError) -> dict[str, Any]:
+    """An error in the OpenAI shape."""
+    return {"error": {"message": error.message, "type": error.type, "param": error.param, "code": error.code}}
+
+
+def error_body(error: RequestError) -> bytes:
+    """The JSON that tells an error; an engine's refusal in the engine's own words."""
+    return error.body if isinstance(error, EngineRefusal) else orjson.dumps(error_object(error))
+
+
+def error_headers(error: RequestError) -> Headers:
+    """When to come back, where that is known."""
+    return ((b"retry-after", str(error.retry_after_s).encode()),) if isinstance(error, Unavailable) else ()
+
+
+def error_events(error: RequestError) -> bytes:
+    """The end of a stream that failed after its start: one error event, then `[DONE]`."""
+    return b"data: " + error_body(error) + b"\n\ndata: [DONE]\n\n"

@@ -1,0 +1,71 @@
+"""Two listeners in one process, under one runner.
+
+uvicorn's own `Server.run` takes the signals for itself and raises them again when it ends; with two servers in one
+loop the process must own its signals, so each listener runs without them and is told when to stop.
+"""
+
+import contextlib
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import uvicorn
+
+KEEP_ALIVE_S = 15
+BACKLOG = 4096
+
+
+class ListenError(Exception):
+    """An address that cannot be listened on."""
+
+
+class Listener(uvicorn.Server):
+    """One listening address. `serve` runs until `should_exit` is set, then waits for open streams."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave signals to the process."""
+        yield
+
+    async def serve_on(self, listening: socket.socket) -> None:
+        """Serve on a socket that listens already."""
+        await self.serve(sockets=[listening])
+
+
+def listener(app: Any, drain_timeout_s: float) -> Listener:  # noqa: ANN401 - uvicorn's own type for applications
+    """A listener for an ASGI application that lets open streams go on for `drain_timeout_s` when told to stop."""
+    config = uvicorn.Config(
+        app,
+        http="httptools",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=max(1, round(drain_timeout_s)),
+    )
+    return Listener(config)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises `ListenError` naming the address."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((host, port))
+        listening.listen(BACKLOG)
+    except OSError as error:
+        listening.close()
+        raise ListenError(f"cannot listen on {host}:{port}: {error.strerror or error}") from None
+    listening.setblocking(False)
+    return listening
+
+
+def url_of(listening: socket.socket) -> str:
+    """Where a listening socket is reached; the wildcard address is shown as loopback."""
+    host, port = listening.getsockname()[:2]
+    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104
+    return f"http://{host}:{port}"

@@ -1,0 +1,139 @@
+"""An engine's answer, pulled: the sink that lets a task await the head, then the body piece by piece.
+
+One future at a time, one timer per answer. The timer looks at when bytes last came instead of being reset by each
+of them, so a stream of tokens costs no timer calls.
+"""
+
+import asyncio
+from collections import deque
+
+from router.errors import BadAnswer, EngineFault, EngineTimeout
+from router.exchange.connection import EngineConnection
+
+HIGH_WATER_BYTES = 64 << 10
+"""Body held for a reader before the engine is made to wait."""
+
+
+class Answer:
+    """The answer to one exchange on `connection`."""
+
+    def __init__(self, connection: EngineConnection) -> None:
+        self._connection = connection
+        self._loop = asyncio.get_running_loop()
+        self._chunks: deque[bytes] = deque()
+        self._held_bytes = 0
+        self._waiter: asyncio.Future[None] | None = None
+        self._fault: EngineFault | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._idle_s = 0.0
+        self._deadline = 0.0
+        self._last_byte_at = self._loop.time()
+        self.status: int | None = None
+        self.headers: dict[bytes, bytes] = {}
+        self.complete = False
+
+    # The reader's side
+
+    async def head(self) -> int:
+        """Wait for the head; returns the status. Raises `EngineFault`."""
+        while self.status is None:
+            await self._wait()
+        return self.status
+
+    async def read(self) -> bytes:
+        """The next bytes of the body, all that are there; empty at its end. Raises `EngineFault`."""
+        while not self._chunks and not self.complete:
+            await self._wait()
+        data = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
+        self._chunks.clear()
+        self._held_bytes = 0
+        self._connection.resume()
+        return data
+
+    async def read_all(self, limit_bytes: int) -> bytes:
+        """The whole body. Raises `EngineFault`, `BadAnswer` when it is longer than the limit."""
+        parts: list[bytes] = []
+        size = 0
+        while data := await self.read():
+            size += len(data)
+            if size > limit_bytes:
+                raise BadAnswer(f"answer larger than {limit_bytes} bytes")
+            parts.append(data)
+        return b"".join(parts)
+
+    def limit(self, idle_s: float, deadline: float) -> None:
+        """From now on, no byte for `idle_s` seconds is a timeout, and so is no end by `deadline` (loop time)."""
+        if self.complete or self._fault is not None:
+            return
+        self._idle_s, self._deadline = idle_s, deadline
+        self._last_byte_at = self._loop.time()
+        if self._timer is None:
+            self._timer = self._loop.call_at(min(self._last_byte_at + idle_s, deadline), self._check_limits)
+
+    def close(self) -> None:
+        """Stop the timer; the connection is its owner's business."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    # The connection's side
+
+    def on_head(self, status: int, headers: dict[bytes, bytes]) -> None:
+        """Status and headers are here."""
+        self.status, self.headers = status, headers
+        self._last_byte_at = self._loop.time()
+        self._wake()
+
+    def on_body(self, data: bytes) -> None:
+        """Some of the body is here."""
+        self._chunks.append(data)
+        self._held_bytes += len(data)
+        self._last_byte_at = self._loop.time()
+        if self._held_bytes > HIGH_WATER_BYTES:
+            self._connection.pause()
+        self._wake()
+
+    def on_end(self) -> None:
+        """That was all."""
+        self.complete = True
+        self.close()
+        self._wake()
+
+    def on_fault(self, fault: EngineFault) -> None:
+        """There will be no more."""
+        self._fault = fault
+        self.close()
+        self._wake()
+
+    # Inside
+
+    async def _wait(self) -> None:
+        if self._fault is not None:
+            raise self._fault
+        self._waiter = self._loop.create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def _check_limits(self) -> None:
+        """A reader that leaves bytes lying is slow itself: only an engine that owes them is silent."""
+        now = self._loop.time()
+        silent_s = 0.0 if self._chunks else now - self._last_byte_at
+        if now >= self._deadline:
+            self._give_up(f"no end in time from {self._connection!r}")
+        elif silent_s >= self._idle_s:
+            self._give_up(f"no byte for {self._idle_s:g} s from {self._connection!r}")
+        else:
+            self._timer = self._loop.call_at(min(now + self._idle_s - silent_s, self._deadline), self._check_limits)
+
+    def _give_up(self, detail: str) -> None:
+        self._connection.abort()
+        self.on_fault(EngineTimeout(detail))
+
+    def __repr__(self) -> str:
+        return f"<Answer {self.status} held={self._held_bytes} {'complete' if self.complete else 'open'}>"

@@ -1,0 +1,174 @@
+"""The legs of one request: prefill, hand-over, decode, up to the point where a client may hear of it."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from router.call import Call
+from router.engines.dialect import Source
+from router.engines.handoff import Handoff
+from router.errors import BadAnswer, BadHandoff, EngineError, EngineFault, EngineTimeout, Outcome
+from router.exchange import judge
+from router.exchange.answer import Answer
+from router.exchange.events import DONE, EventSplitter, is_comment
+from router.exchange.head import post
+from router.exchange.pool import Checkout, Connections
+from router.exchange.release import Releases
+from router.fleet.backend import Backend
+from router.settings import Timeouts
+from router.telemetry.events import Clock, Journey
+
+TIMEOUT_TOKENS_PER_S = 1000
+"""Timers that cover a prefill grow by a second per so many prompt tokens; a loaded H100 does ten times as many."""
+
+
+@dataclass(frozen=True, slots=True)
+class Legs:
+    """The engines of one request. `prefill_over` is told how the prefill leg ended, as soon as it has."""
+
+    decode: Backend
+    prefill: Backend | None
+    prefill_over: Callable[[Outcome], None]
+    local_fallback: bool
+
+
+@dataclass(slots=True)
+class Opened:
+    """An answer that has proved to be one: the engine's work has begun (stream) or is complete.
+
+    A stream has its first `events` and goes on in `answer`; a complete answer is `body`.
+    """
+
+    answer: Answer
+    splitter: EventSplitter
+    events: list[bytes]
+    body: bytes
+    is_error: Callable[[bytes], bool]
+    prefill_cached_tokens: int | None
+
+
+class Exchange:
+    """Speaks to engines for requests. Times are loop times."""
+
+    def __init__(
+        self, connections: Connections, releases: Releases, timeouts: Timeouts, *, max_answer_bytes: int, clock: Clock
+    ) -> None:
+        self._connections = connections
+        self._releases = releases
+        self._timeouts = timeouts
+        self._max_answer_bytes = max_answer_bytes
+        self._clock = clock
+
+    @asynccontextmanager
+    async def open(self, call: Call, legs: Legs, journey: Journey) -> AsyncIterator[Opened]:
+        """Both legs, up to a proven answer, which lives as long as the block.
+
+        The connection to the decode engine comes first, so that one that refuses connections wastes no prefill. A
+        hand-over that no decode engine takes is released, however the block ends. Raises `EngineFault`,
+        `EngineRefusal`.
+        """
+        async with self._connections.to(legs.decode.url).checkout() as held:
+            handoff = await self._handoff(call, legs, journey)
+            with self._releases.unless_used(handoff, legs.decode):
+                yield await self._decode(held, call, legs.decode, handoff, journey)
+
+    async def _handoff(self, call: Call, legs: Legs, journey: Journey) -> Handoff | None:
+        """The prefill leg, if the route has one; None when decode is to compute the prompt itself."""
+        if legs.prefill is None:
+            return None
+        try:
+            handoff = await self._prefill(call, legs.prefill, journey)
+        except EngineFault as fault:
+            legs.prefill_over(fault.outcome)
+            if not legs.local_fallback:
+                raise
+            journey.fell_back(fault.reason, fault.detail)
+            return None
+        legs.prefill_over(Outcome.OK)
+        if handoff is None:
+            journey.fell_back("nothing_to_hand_over", None)
+        else:
+            journey.prefilled()
+        return handoff
+
+    async def _prefill(self, call: Call, backend: Backend, journey: Journey) -> Handoff | None:
+        body = backend.paired.prefill_body(call)
+        journey.prefill_sent()
+        sent_at = self._clock()
+        try:
+            async with asyncio.timeout_at(self._by(self._timeouts.prefill_timeout_s, call, journey)):
+                async with self._connections.to(backend.url).checkout() as held:
+                    answer = await held.exchange(self._head(backend, call, body), body)
+                    content = await self._content(answer, judge.JSON, backend)
+        except TimeoutError:
+            raise EngineTimeout(f"{backend.id}: no prefill answer in time") from None
+        source = Source(
+            backend.kv_peers,
+            backend.settings.kv_hosts,
+            alive_at=backend.liveness.alive_at(sent_at),
+            max_age_s=backend.handoff_max_age_s,
+        )
+        return backend.paired.handoff(call, content, source)
+
+    async def _decode(
+        self, held: Checkout, call: Call, backend: Backend, handoff: Handoff | None, journey: Journey
+    ) -> Opened:
+        body = self._decode_body(call, backend, handoff, journey)
+        limit_s = self._timeouts.first_event_timeout_s if call.stream else self._timeouts.total_s
+        splitter = EventSplitter()
+        try:
+            async with asyncio.timeout_at(self._by(limit_s, call, journey)):
+                answer = await held.exchange(self._head(backend, call, body), body)
+                if call.stream:
+                    events, content = await self._first_events(answer, splitter, backend), b""
+                else:
+                    events, content = [], await self._content(answer, judge.JSON, backend)
+        except TimeoutError:
+            raise EngineTimeout(f"{backend.id}: no {'first event' if call.stream else 'answer'} in time") from None
+        answer.limit(self._timeouts.stream_idle_s, journey.received_at + self._timeouts.total_s)
+        cached_tokens = handoff.prefill_cached_tokens if handoff else None
+        return Opened(answer, splitter, events, content, backend.dialect.is_error, cached_tokens)
+
+    def _decode_body(self, call: Call, backend: Backend, handoff: Handoff | None, journey: Journey) -> bytes:
+        """With the hand-over while it may still be used; a plain body, always right, when it got too old."""
+        if handoff is not None:
+            try:
+                return backend.paired.decode_body(call, handoff, self._clock())
+            except BadHandoff as fault:
+                self._releases.release(handoff, backend, "over_age")
+                journey.fell_back("over_age", fault.detail)
+        return backend.dialect.plain_body(call)
+
+    async def _content(self, answer: Answer, wanted: bytes, backend: Backend) -> bytes:
+        """The whole body of a 200."""
+        status = await answer.head()
+        content = await answer.read_all(self._max_answer_bytes)
+        if status != 200:
+            raise judge.fault_of_status(status, backend.id, content)
+        judge.check_head(answer.headers, wanted, backend.id)
+        return content
+
+    async def _first_events(self, answer: Answer, splitter: EventSplitter, backend: Backend) -> list[bytes]:
+        """The events of a 200 stream up to the first that proves work, and what came with it."""
+        if await answer.head() != 200:
+            await self._content(answer, judge.EVENT_STREAM, backend)
+        judge.check_head(answer.headers, judge.EVENT_STREAM, backend.id)
+        while data := await answer.read():
+            events = [event for event in splitter.feed(data) if not is_comment(event)]
+            if not events:
+                continue
+            if backend.dialect.is_error(events[0]):
+                raise EngineError(f"{backend.id}: the first event is an error")
+            if events[0].startswith(DONE):
+                raise BadAnswer(f"{backend.id}: an empty stream")
+            return events
+        raise BadAnswer(f"{backend.id}: a stream without an event")
+
+    def _head(self, backend: Backend, call: Call, body: bytes) -> bytes:
+        return post(backend, call.api.value, len(body), call.trace)
+
+    def _by(self, limit_s: float, call: Call, journey: Journey) -> float:
+        """When a wait of `limit_s` for a small prompt ends for this one, inside the request's total time."""
+        grown_s = limit_s + call.prompt_tokens / TIMEOUT_TOKENS_PER_S
+        return min(asyncio.get_running_loop().time() + grown_s, journey.received_at + self._timeouts.total_s)

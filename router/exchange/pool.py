@@ -1,0 +1,168 @@
+"""Keep-alive connections to engines: the only sockets to them.
+
+Last in, first out, so that a quiet period leaves few connections warm; idle ones are closed before the engine does it
+(uvicorn: after 5 s), so that a request does not meet a connection that is just ending. Who checks one out owns it
+until the block ends: a finished exchange puts it back, anything else closes it, cancellation included.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from urllib.parse import urlsplit
+
+from router.errors import ConnectFailed
+from router.exchange.answer import Answer
+from router.exchange.connection import EngineConnection, State
+
+IDLE_EXPIRY_S = 4.0
+
+
+class ConnectionPool:
+    """Connections to one engine, an origin `http://host:port`."""
+
+    def __init__(self, origin: str, connect_s: float) -> None:
+        parts = urlsplit(origin)
+        assert parts.hostname is not None
+        assert parts.port is not None
+        self._host, self._port = parts.hostname, parts.port
+        self._name = origin.removeprefix("http://")
+        self._connect_s = connect_s
+        self._idle: list[EngineConnection] = []
+        self._open: set[EngineConnection] = set()
+        self._sweep: asyncio.TimerHandle | None = None
+
+    @asynccontextmanager
+    async def checkout(self) -> AsyncIterator["Checkout"]:
+        """A live connection for one exchange. Raises `ConnectFailed`."""
+        held = Checkout(self, self._take_idle() or await self.connect())
+        try:
+            yield held
+        finally:
+            self._give_back(held.connection)
+            if held.answer is not None:
+                held.answer.close()
+
+    @property
+    def open(self) -> int:
+        """Sockets, idle or not."""
+        return len(self._open)
+
+    @property
+    def idle(self) -> int:
+        """Sockets that wait for use."""
+        return len(self._idle)
+
+    def close(self) -> None:
+        """Close every connection, in use or not."""
+        if self._sweep is not None:
+            self._sweep.cancel()
+        for connection in tuple(self._open):
+            connection.abort()
+        self._idle.clear()
+
+    def _take_idle(self) -> EngineConnection | None:
+        """The connection used last, if it is young enough; the older ones behind it then are too old or as good."""
+        while self._idle:
+            connection = self._idle.pop()
+            fresh = asyncio.get_running_loop().time() - connection.idle_since < IDLE_EXPIRY_S
+            if fresh and connection.state is State.IDLE:
+                return connection
+            connection.abort()
+        return None
+
+    async def connect(self) -> EngineConnection:
+        """A new connection. Raises `ConnectFailed`."""
+        connection = EngineConnection(self._name, self._forget)
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(self._connect_s):
+                await loop.create_connection(lambda: connection, self._host, self._port)
+        except TimeoutError:
+            connection.abort()
+            raise ConnectFailed(f"{self._name}: no connection in {self._connect_s:g} s") from None
+        except OSError as error:
+            raise ConnectFailed(f"{self._name}: {error.strerror or error}") from None
+        except asyncio.CancelledError:
+            connection.abort()
+            raise
+        self._open.add(connection)
+        return connection
+
+    def _give_back(self, connection: EngineConnection) -> None:
+        if connection.state is not State.IDLE:
+            connection.abort()
+            return
+        loop = asyncio.get_running_loop()
+        connection.idle_since = loop.time()
+        self._idle.append(connection)
+        if self._sweep is None:
+            self._sweep = loop.call_later(IDLE_EXPIRY_S, self._close_expired)
+
+    def _close_expired(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._sweep = None
+        oldest_allowed = loop.time() - IDLE_EXPIRY_S
+        expired = [c for c in self._idle if c.idle_since <= oldest_allowed]
+        self._idle = [c for c in self._idle if c.idle_since > oldest_allowed]
+        for connection in expired:
+            connection.abort()
+        if self._idle:
+            self._sweep = loop.call_at(self._idle[0].idle_since + IDLE_EXPIRY_S, self._close_expired)
+
+    def _forget(self, connection: EngineConnection) -> None:
+        self._open.discard(connection)
+        if connection in self._idle:
+            self._idle.remove(connection)
+
+    def __repr__(self) -> str:
+        return f"<ConnectionPool {self._name} {self.open} open, {self.idle} idle>"
+
+
+class Checkout:
+    """A connection that is held for one exchange, which may start later: it waits while the prefill leg runs."""
+
+    def __init__(self, pool: ConnectionPool, connection: EngineConnection) -> None:
+        self._pool = pool
+        self.connection = connection
+        self.answer: Answer | None = None
+
+    async def exchange(self, head: bytes, body: bytes) -> Answer:
+        """Send a request; the answer is on its way.
+
+        An engine may have closed the connection while it waited; nothing was sent on it, so another one takes its
+        place. Raises `ConnectFailed`.
+        """
+        assert self.answer is None, "one exchange a checkout"
+        if self.connection.state is not State.IDLE:
+            self.connection = await self._pool.connect()
+        self.answer = Answer(self.connection)
+        self.connection.send(head, body, self.answer)
+        return self.answer
+
+
+class Connections:
+    """The pools of all engines, by origin."""
+
+    def __init__(self, connect_s: float) -> None:
+        self._connect_s = connect_s
+        self._pools: dict[str, ConnectionPool] = {}
+
+    def to(self, origin: str) -> ConnectionPool:
+        """The pool of one engine."""
+        pool = self._pools.get(origin)
+        if pool is None:
+            pool = self._pools[origin] = ConnectionPool(origin, self._connect_s)
+        return pool
+
+    @property
+    def open(self) -> int:
+        """Sockets to all engines."""
+        return sum(pool.open for pool in self._pools.values())
+
+    def close(self) -> None:
+        """Close every connection to every engine."""
+        for pool in self._pools.values():
+            pool.close()
+
+    def __repr__(self) -> str:
+        return f"<Connections {list(self._pools.values())}>"

@@ -1,0 +1,102 @@
+"""Gives KV back that nobody will pull, within milliseconds instead of at the end of the engine's lease.
+
+A prefill engine holds the blocks of a finished prompt until somebody pulls them. When the client left between the legs,
+or decode refused the request, nobody will. A decode engine is asked to turn the claim down, which makes it tell the
+prefill engine; see the dialect for how. This runs beside the requests, bounded and counted; what cannot be given back
+is counted as stranded and left to the lease.
+"""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from router.call import Api, Trace
+from router.engines.handoff import Handoff, HandoffState
+from router.errors import BadAnswer, EngineFault, EngineRefusal, EngineTimeout, RequestError
+from router.exchange.head import post
+from router.exchange.pool import Connections
+from router.fleet.backend import Backend
+from router.settings import HandoffSettings
+from router.supervision import Tasks
+from router.telemetry.events import ReleaseObserver
+
+REFUSED = range(400, 500)
+
+
+class Releases:
+    """Releases under way. `close` when no more can come."""
+
+    def __init__(self, connections: Connections, settings: HandoffSettings, observer: ReleaseObserver) -> None:
+        self._connections = connections
+        self._settings = settings
+        self._observer = observer
+        self._tasks = Tasks()
+
+    @contextmanager
+    def unless_used(self, handoff: Handoff | None, decode: Backend) -> Iterator[None]:
+        """Release `handoff` at once if the block ends without a decode engine having taken it.
+
+        It is unused when it was never sent, and when the engine it was sent to refused the request: a refusal by
+        validation leaves the blocks with the prefill engine. After any other end a decode engine may still pull.
+        """
+        if handoff is None:
+            yield
+            return
+        ended: BaseException | None = None
+        try:
+            yield
+        except BaseException as error:
+            ended = error
+            raise
+        finally:
+            if handoff.state is HandoffState.FRESH:
+                self.release(handoff, decode, _reason(ended))
+            elif handoff.state is HandoffState.SENT and isinstance(ended, EngineRefusal):
+                self.release(handoff, decode, "decode_refused")
+
+    def release(self, handoff: Handoff, decode: Backend, reason: str) -> None:
+        """Give `handoff` back by way of `decode`, in the background."""
+        body = decode.paired.release_body(handoff)
+        if len(self._tasks) >= self._settings.max_releases:
+            self._observer.stranded("too_many_releases")
+            return
+        trace = Trace(f"{handoff.call.trace.request_id}-release")
+        self._tasks.spawn(self._release(decode, trace, body, reason), name=trace.request_id)
+
+    async def close(self) -> None:
+        """Let the releases under way end; each is bounded by its own timeout."""
+        await self._tasks.drain(self._settings.release_timeout_s)
+        await self._tasks.close()
+
+    @property
+    def open(self) -> int:
+        """Releases under way."""
+        return len(self._tasks)
+
+    async def _release(self, decode: Backend, trace: Trace, body: bytes, reason: str) -> None:
+        try:
+            async with asyncio.timeout(self._settings.release_timeout_s):
+                status = await self._ask(decode, post(decode, Api.CHAT, len(body), trace), body)
+        except TimeoutError:
+            self._observer.stranded(EngineTimeout.reason)
+        except EngineFault as fault:
+            self._observer.stranded(fault.reason)
+        else:
+            if status in REFUSED:
+                self._observer.released(reason)
+            else:
+                self._observer.stranded(BadAnswer.reason)
+
+    async def _ask(self, decode: Backend, head: bytes, body: bytes) -> int:
+        async with self._connections.to(decode.url).checkout() as held:
+            answer = await held.exchange(head, body)
+            status = await answer.head()
+            await answer.read_all(64 << 10)
+            return status
+
+
+def _reason(ended: BaseException | None) -> str:
+    """The name under which an unsent hand-over is counted."""
+    if isinstance(ended, RequestError):
+        return ended.code
+    return "client_gone" if isinstance(ended, asyncio.CancelledError) else "unused"

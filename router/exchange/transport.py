@@ -1,0 +1,63 @@
+"""httpx on the same connections: for probes, scrapes and tools, with httpx's interface and respx in their tests."""
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+
+import httpx
+
+from router.errors import ConnectFailed, EngineFault, EngineTimeout
+from router.exchange.answer import Answer
+from router.exchange.pool import Connections
+
+
+class EngineTransport(httpx.AsyncBaseTransport):
+    """Sends httpx requests over the pools of `connections`, which it does not own. Plain HTTP only."""
+
+    def __init__(self, connections: Connections) -> None:
+        self._connections = connections
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """One exchange. Faults become httpx's own exceptions."""
+        body = await request.aread()
+        origin = f"http://{request.url.netloc.decode()}"
+        async with AsyncExitStack() as held:
+            try:
+                checkout = await held.enter_async_context(self._connections.to(origin).checkout())
+                answer = await checkout.exchange(_head(request), body)
+                status = await answer.head()
+            except EngineFault as fault:
+                raise _mapped(fault) from None
+            stream = _Body(answer, held.pop_all())
+        return httpx.Response(status, headers=list(answer.headers.items()), stream=stream)
+
+
+class _Body(httpx.AsyncByteStream):
+    """The rest of an answer, which gives its connection back when it is closed."""
+
+    def __init__(self, answer: Answer, held: AsyncExitStack) -> None:
+        self._answer = answer
+        self._held = held
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        try:
+            while data := await self._answer.read():
+                yield data
+        except EngineFault as fault:
+            raise _mapped(fault) from None
+
+    async def aclose(self) -> None:
+        await self._held.aclose()
+
+
+def _head(request: httpx.Request) -> bytes:
+    lines = [b"%b %b HTTP/1.1" % (request.method.encode(), request.url.raw_path)]
+    lines += [b"%b: %b" % pair for pair in request.headers.raw]
+    return b"\r\n".join([*lines, b"", b""])
+
+
+def _mapped(fault: EngineFault) -> httpx.TransportError:
+    if isinstance(fault, ConnectFailed):
+        return httpx.ConnectError(fault.detail or "")
+    if isinstance(fault, EngineTimeout):
+        return httpx.ReadTimeout(fault.detail or "")
+    return httpx.RemoteProtocolError(fault.detail or "")

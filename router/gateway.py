@@ -1,0 +1,82 @@
+"""The life of a request, one named step after the other. docs/life-of-a-request.md tells the same story."""
+
+import asyncio
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+from router.admission.grant import Grant
+from router.admission.permits import Permits
+from router.call import Api, Call, Trace, parse
+from router.errors import ClientGone, Outcome, RequestError, Unavailable, UnknownModel
+from router.exchange.exchange import Exchange, Legs
+from router.exchange.relay import Client, relay
+from router.fleet.fleet import Fleet
+from router.routing.choose import Chooser
+from router.routing.route import Route, Shortage
+from router.telemetry.events import Clock, Journey, Observer
+
+
+class Connected(Client, Protocol):
+    """A client with a request to read."""
+
+    trace: Trace
+
+    async def body(self) -> bytes:
+        """The request's body, within limits."""
+
+    def present(self) -> AbstractAsyncContextManager[None]:
+        """A block that ends with `ClientGone` as soon as the client leaves."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """Takes requests from the edge to the engines and back."""
+
+    fleet: Fleet
+    chooser: Chooser
+    permits: Permits
+    exchange: Exchange
+    observers: tuple[Observer, ...]
+    clock: Clock
+    strip_engine_fields: bool
+    local_fallback: bool
+
+    async def handle(self, api: Api, client: Connected) -> None:
+        """One request. Whatever happens, the client gets one answer and the journey one end."""
+        journey = Journey(client.trace.request_id, api.label, self.clock(), self.clock, self.observers)
+        try:
+            raw = await client.body()  # receive
+            call = parse(api, raw, client.trace, strip_engine_fields=self.strip_engine_fields)
+            async with client.present():
+                route = self._choose(call, journey)
+                with Grant(self.permits, route.decode, route.prefill, call.prompt_tokens) as grant:  # admit, lease
+                    journey.chosen(
+                        route.kind, route.reason, route.decode.id, route.prefill.id if route.prefill else None
+                    )
+                    legs = Legs(route.decode, route.prefill, grant.settle_prefill, self.local_fallback)
+                    async with self.exchange.open(call, legs, journey) as opened:
+                        await relay(opened, client, journey)
+            journey.settled(Outcome.OK, 200)
+        except RequestError as error:
+            journey.settled(error.outcome, error.status, error)
+            await client.fail(error)
+        except asyncio.CancelledError:
+            gone = ClientGone()
+            journey.settled(gone.outcome, gone.status, gone)
+            raise
+
+    def _choose(self, call: Call, journey: Journey) -> Route:
+        """The route of a call, or the reason why there is none, as the client is told."""
+        journey.stream, journey.prompt_tokens = call.stream, call.prompt_tokens
+        snapshot = self.fleet.snapshot(call.model)
+        if not snapshot.known:
+            raise UnknownModel(f"the model {call.model!r} does not exist here; see /v1/models", param="model")
+        journey.model = call.model
+        route = self.chooser.choose(call, snapshot)
+        if isinstance(route, Shortage):
+            journey.reason = route.reason
+            raise Unavailable(
+                f"no {route.pool} engine is {'free' if route.saturated else 'available'}", code=route.reason
+            )
+        return route
