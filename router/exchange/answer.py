@@ -22,6 +22,7 @@ class Answer:
         self._loop = asyncio.get_running_loop()
         self._chunks: deque[bytes] = deque()
         self._held_bytes = 0
+        self._high_water_bytes = HIGH_WATER_BYTES
         self._waiter: asyncio.Future[None] | None = None
         self._fault: EngineFault | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -51,15 +52,17 @@ class Answer:
         return data
 
     async def read_all(self, limit_bytes: int) -> bytes:
-        """The whole body. Raises `EngineFault`, `BadAnswer` when it is longer than the limit."""
-        parts: list[bytes] = []
-        size = 0
-        while data := await self.read():
-            size += len(data)
-            if size > limit_bytes:
+        """The whole body. Raises `EngineFault`, `BadAnswer` when it is longer than the limit.
+
+        What has arrived stays here until all has, so that after a cancelled wait somebody else can wait on.
+        """
+        self._high_water_bytes = limit_bytes
+        self._connection.resume()
+        while not self.complete:
+            if self._held_bytes > limit_bytes:
                 raise BadAnswer(f"answer larger than {limit_bytes} bytes")
-            parts.append(data)
-        return b"".join(parts)
+            await self._wait()
+        return await self.read()
 
     def limit(self, idle_s: float, deadline: float) -> None:
         """From now on, no byte for `idle_s` seconds is a timeout, and so is no end by `deadline` (loop time)."""
@@ -89,7 +92,7 @@ class Answer:
         self._chunks.append(data)
         self._held_bytes += len(data)
         self._last_byte_at = self._loop.time()
-        if self._held_bytes > HIGH_WATER_BYTES:
+        if self._held_bytes > self._high_water_bytes:
             self._connection.pause()
         self._wake()
 

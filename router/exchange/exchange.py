@@ -1,9 +1,10 @@
 """The legs of one request: prefill, hand-over, decode, up to the point where a client may hear of it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from router.call import Call
 from router.engines.dialect import Source
@@ -78,7 +79,7 @@ class Exchange:
         if legs.prefill is None:
             return None
         try:
-            handoff = await self._prefill(call, legs.prefill, journey)
+            handoff = await self._prefill(call, legs.prefill, legs, journey)
         except EngineFault as fault:
             legs.prefill_over(fault.outcome)
             if not legs.local_fallback:
@@ -92,7 +93,7 @@ class Exchange:
             journey.prefilled()
         return handoff
 
-    async def _prefill(self, call: Call, backend: Backend, journey: Journey) -> Handoff | None:
+    async def _prefill(self, call: Call, backend: Backend, legs: Legs, journey: Journey) -> Handoff | None:
         body = backend.paired.prefill_body(call)
         journey.prefill_sent()
         sent_at = self._clock()
@@ -100,16 +101,26 @@ class Exchange:
             async with asyncio.timeout_at(self._by(self._timeouts.prefill_timeout_s, call, journey)):
                 async with self._connections.to(backend.url).checkout() as held:
                     answer = await held.exchange(self._head(backend, call, body), body)
-                    content = await self._content(answer, judge.JSON, backend)
+                    try:
+                        return await self._claim(answer, call, backend, sent_at)
+                    except asyncio.CancelledError:
+                        claim = partial(self._claim, answer, call, backend, sent_at)
+                        self._releases.see_off(held.hand_over(), partial(self._renounce, claim, legs.decode))
+                        raise
         except TimeoutError:
             raise EngineTimeout(f"{backend.id}: no prefill answer in time") from None
-        source = Source(
-            backend.kv_peers,
-            backend.settings.kv_hosts,
-            alive_at=backend.liveness.alive_at(sent_at),
-            max_age_s=backend.handoff_max_age_s,
-        )
+
+    async def _claim(self, answer: Answer, call: Call, backend: Backend, sent_at: float) -> Handoff | None:
+        """The hand-over in a prefill answer, once that is complete."""
+        content = await self._content(answer, judge.JSON, backend)
+        alive_at = backend.liveness.alive_at(sent_at)
+        source = Source(backend.kv_peers, backend.settings.kv_hosts, alive_at, backend.handoff_max_age_s)
         return backend.paired.handoff(call, content, source)
+
+    async def _renounce(self, claim: Callable[[], Awaitable[Handoff | None]], decode: Backend) -> None:
+        """Release what a prefill leg still brings after its request gave it up."""
+        if handoff := await claim():
+            self._releases.release(handoff, decode, "prefill_given_up")
 
     async def _decode(
         self, held: Checkout, call: Call, backend: Backend, handoff: Handoff | None, journey: Journey
@@ -120,10 +131,15 @@ class Exchange:
         try:
             async with asyncio.timeout_at(self._by(limit_s, call, journey)):
                 answer = await held.exchange(self._head(backend, call, body), body)
-                if call.stream:
-                    events, content = await self._first_events(answer, splitter, backend), b""
-                else:
-                    events, content = [], await self._content(answer, judge.JSON, backend)
+                try:
+                    if call.stream:
+                        events, content = await self._first_events(answer, splitter, backend), b""
+                    else:
+                        events, content = [], await self._content(answer, judge.JSON, backend)
+                except asyncio.CancelledError:
+                    if handoff is not None:
+                        self._releases.see_off(held.hand_over(), partial(self._first_bytes, answer))
+                    raise
         except TimeoutError:
             raise EngineTimeout(f"{backend.id}: no {'first event' if call.stream else 'answer'} in time") from None
         answer.limit(self._timeouts.stream_idle_s, journey.received_at + self._timeouts.total_s)
@@ -164,6 +180,11 @@ class Exchange:
                 raise BadAnswer(f"{backend.id}: an empty stream")
             return events
         raise BadAnswer(f"{backend.id}: a stream without an event")
+
+    async def _first_bytes(self, answer: Answer) -> None:
+        """Until a decode engine has certainly taken the request up."""
+        if await answer.head() == 200:
+            await answer.read()
 
     def _head(self, backend: Backend, call: Call, body: bytes) -> bytes:
         return post(backend, call.api.value, len(body), call.trace)

@@ -8,6 +8,7 @@ until the block ends: a finished exchange puts it back, anything else closes it,
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Self
 from urllib.parse import urlsplit
 
 from router.errors import ConnectFailed
@@ -38,9 +39,8 @@ class ConnectionPool:
         try:
             yield held
         finally:
-            self._give_back(held.connection)
-            if held.answer is not None:
-                held.answer.close()
+            if not held.handed_over:
+                held.close()
 
     @property
     def open(self) -> int:
@@ -88,7 +88,8 @@ class ConnectionPool:
         self._open.add(connection)
         return connection
 
-    def _give_back(self, connection: EngineConnection) -> None:
+    def give_back(self, connection: EngineConnection) -> None:
+        """Keep a connection for the next exchange if its last one is over, else close it."""
         if connection.state is not State.IDLE:
             connection.abort()
             return
@@ -125,6 +126,18 @@ class Checkout:
         self._pool = pool
         self.connection = connection
         self.answer: Answer | None = None
+        self.handed_over = False
+
+    def hand_over(self) -> Self:
+        """Leave it to a new owner, who closes it; the block that checked it out does not."""
+        self.handed_over = True
+        return self
+
+    def close(self) -> None:
+        """Give the connection back, or close it when its exchange is not over."""
+        if self.answer is not None:
+            self.answer.close()
+        self._pool.give_back(self.connection)
 
     async def exchange(self, head: bytes, body: bytes) -> Answer:
         """Send a request; the answer is on its way.
