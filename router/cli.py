@@ -5,7 +5,6 @@
 
 import argparse
 import asyncio
-import errno
 import json
 import os
 import sys
@@ -18,6 +17,7 @@ from pydantic import BaseModel
 
 from router import __version__
 from router.settings import BackendSettings, Listen, Log, Ops, Role, Settings, SettingsError, effective, load
+from router.sim.latency import PROFILES
 
 CLEAN, FAILED, USAGE = 0, 1, 2
 
@@ -133,7 +133,7 @@ def _add_run(run: argparse.ArgumentParser) -> None:
     fleet = run.add_argument_group("simulated fleet")
     fleet.add_argument("--prefill", type=int, default=2, metavar="N", help="prefill engines (default: 2)")
     fleet.add_argument("--decode", type=int, default=2, metavar="N", help="decode engines (default: 2)")
-    fleet.add_argument("--gpu", default="h100", help="GPU whose speed is simulated (default: h100)")
+    fleet.add_argument("--gpu", choices=sorted(PROFILES), default="h100", help="whose speed it has (default: h100)")
     run.add_argument("--ask", metavar="QUESTION", help="ask this, print the answer and the hand-over counters, end")
     _add_config(run)
     _add_listeners(run)
@@ -179,9 +179,11 @@ def _serve(args: argparse.Namespace) -> int:
     settings = load(args.config, _listener_flags(args) | {"log": log, "backends": backends})
     if not settings.backends:
         raise SettingsError([NO_BACKENDS])
+    import uvloop
+
     from router.app import serve
 
-    return _until_stopped(serve(settings), settings)
+    return _until_stopped(serve(settings), settings, uvloop.new_event_loop)
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -215,23 +217,16 @@ def _given(**flags: object) -> dict[str, object]:
     return {name: value for name, value in flags.items() if value is not None}
 
 
-def _until_stopped(work: Coroutine[Any, Any, int], settings: Settings) -> int:
-    """Run the event loop until the gateway has stopped; a listener's address that cannot be had ends it."""
-    import uvloop
+def _until_stopped(
+    work: Coroutine[Any, Any, int], settings: Settings, make_loop: Callable[[], asyncio.AbstractEventLoop] | None = None
+) -> int:
+    """Run an event loop until the gateway has stopped; a listener's address that cannot be had ends it."""
+    from router.edge.server import ListenError
 
     try:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        with asyncio.Runner(loop_factory=make_loop) as runner:
             return runner.run(work)
-    except OSError as error:
-        if error.errno not in (errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES):
-            raise
-        print(f"pd-router: cannot listen on {_listener_fault(error, settings)}", file=sys.stderr)
+    except ListenError as error:
+        flag = "--ops-port" if f":{settings.ops.port}:" in str(error) else "--port"
+        print(f"pd-router: {error}; choose another with {flag}", file=sys.stderr)
         return FAILED
-
-
-def _listener_fault(error: OSError, settings: Settings) -> str:
-    """Which address, why, and the flags that choose another; the loop puts the address into the error's text."""
-    places = ((settings.listen, "--host, --port"), (settings.ops, "--ops-host, --ops-port"))
-    named = [(place, flags) for place, flags in places if f", {place.port})" in str(error)] or places
-    where = " or ".join(f"{place.host}:{place.port} (another: {flags})" for place, flags in named)
-    return f"{where}: {os.strerror(error.errno or 0)}"
