@@ -28,10 +28,16 @@ def answer(body: bytes, prefill_cached_tokens: int | None) -> bytes:
 
 
 def event(data: bytes, prefill_cached_tokens: int | None) -> bytes:
-    """A stream's event as the client gets it; only the one with the usage is opened, and only where figures differ."""
+    """A stream's event as the client gets it; only the one with the usage is opened, and only where figures differ.
+
+    Raises `BadAnswer` when that one is not JSON.
+    """
     if prefill_cached_tokens is None or b'"usage":{' not in data or not data.startswith(b"data: {"):
         return data
-    content = orjson.loads(data[len(b"data: ") :])
+    try:
+        content = orjson.loads(data[len(b"data: ") :])
+    except orjson.JSONDecodeError:
+        raise BadAnswer("an event is not JSON") from None
     _tell_cached(content, prefill_cached_tokens)
     return b"data: " + orjson.dumps(content)
 
