@@ -273,7 +273,7 @@ def load(
     faults += [*flag_faults, *_backend_faults((*settings.backends, *backends), environ)]
     if faults:
         raise SettingsError(faults)
-    return settings.model_copy(update={"backends": (*settings.backends, *backends)})
+    return Settings.model_construct(**dict(settings) | {"backends": (*settings.backends, *backends)})
 
 
 def engine_key(backend: BackendSettings, environ: Mapping[str, str] | None = None) -> SecretStr | None:

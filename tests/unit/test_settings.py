@@ -1,0 +1,176 @@
+"""Settings: where a value comes from, and what is said about one that cannot be."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from router.settings import BackendSettings, Role, Settings, SettingsError, effective, engine_key, load
+
+DECODE = {"url": "http://10.0.0.21:8201", "role": "decode"}
+
+
+def write(path: Path, text: str) -> Path:
+    file = path / "pd-router.yaml"
+    file.write_text(text)
+    return file
+
+
+def faults(**sources: Any) -> list[str]:
+    with pytest.raises(SettingsError) as caught:
+        load(**{"environ": {}, **sources})
+    return caught.value.faults
+
+
+def test_each_source_overrides_the_ones_below_it(tmp_path: Path) -> None:
+    config = write(tmp_path, "listen: {port: 2}\nops: {port: 2}\nrouting: {min_novel_tokens: 2}\n")
+    settings = load(
+        config,
+        flags={"listen": {"port": 4}},
+        environ={"PD_ROUTER_LISTEN__PORT": "3", "PD_ROUTER_OPS__PORT": "3"},
+        defaults={"ops": {"port": 1}, "routing": {"min_novel_tokens": 1, "min_concurrency": 1}},
+    )
+    assert (settings.listen.port, settings.ops.port) == (4, 3)
+    assert (settings.routing.min_novel_tokens, settings.routing.min_concurrency) == (2, 1)
+    assert settings.routing.long_prompt_tokens == Settings().routing.long_prompt_tokens
+
+
+def test_sources_merge_inside_a_section(tmp_path: Path) -> None:
+    settings = load(write(tmp_path, "listen: {host: 10.0.0.1}\n"), environ={"PD_ROUTER_LISTEN__PORT": "3"})
+    assert (settings.listen.host, settings.listen.port) == ("10.0.0.1", 3)
+
+
+def test_backends_of_flags_are_added_to_configured_ones(tmp_path: Path) -> None:
+    config = write(tmp_path, "backends: [{url: 'http://10.0.0.11:8200', role: prefill}]\n")
+    settings = load(config, flags={"backends": [DECODE]}, environ={})
+    assert [(b.url, b.role) for b in settings.backends] == [
+        ("http://10.0.0.11:8200", Role.PREFILL),
+        ("http://10.0.0.21:8201", Role.DECODE),
+    ]
+
+
+def test_backends_may_come_from_the_environment() -> None:
+    settings = load(environ={"PD_ROUTER_BACKENDS": '[{"url": "http://d:1", "role": "decode"}]'})
+    assert settings.backends == (BackendSettings(url="http://d:1", role=Role.DECODE),)
+
+
+@pytest.mark.parametrize(
+    ("given", "origin"),
+    [
+        ("http://host:8200", "http://host:8200"),
+        ("http://host:8200/", "http://host:8200"),
+        ("http://host", "http://host:80"),
+        ("http://[::1]:8200", "http://[::1]:8200"),
+    ],
+)
+def test_an_engine_is_named_by_its_origin(given: str, origin: str) -> None:
+    assert BackendSettings(url=given, role=Role.DECODE).url == origin
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "host:8200",
+        "https://host:1",
+        "http://",
+        "http://u:p@host:1",
+        "http://host:1/v1",
+        "http://host:1?x",
+        "http://h:x",
+    ],
+)
+def test_other_addresses_are_refused(url: str) -> None:
+    assert "backends.0.url: " in faults(flags={"backends": [{"url": url, "role": "decode"}]})[0]
+
+
+def test_the_tree_is_frozen() -> None:
+    for branch, name in ((Settings(), "listen"), (Settings().listen, "port")):
+        with pytest.raises(ValidationError, match="frozen"):
+            setattr(branch, name, 1)
+
+
+def test_the_file_must_be_a_mapping(tmp_path: Path) -> None:
+    assert faults(config=write(tmp_path, "- listen\n"))[0].endswith("must be a mapping of sections, such as `listen:`")
+
+
+def test_an_empty_file_says_nothing(tmp_path: Path) -> None:
+    assert load(write(tmp_path, ""), environ={}) == Settings()
+
+
+def test_faults_of_the_file_name_it_and_the_line(tmp_path: Path) -> None:
+    file = write(tmp_path, "listen:\n  port: [1\n")
+    assert faults(config=file)[0].startswith(f"{file} line 3: not valid YAML")
+    assert faults(config=tmp_path / "none.yaml") == [f"{tmp_path}/none.yaml: cannot be read: No such file or directory"]
+
+
+def test_unknown_keys_name_the_nearest_one(tmp_path: Path) -> None:
+    config = write(
+        tmp_path, "listen: {prot: 1}\nroutng: {}\nbackends: [{url: 'http://d:1', role: decode, modles: []}]\n"
+    )
+    assert faults(config=config) == [
+        "listen.prot: unknown setting; did you mean port?",
+        "backends.0.modles: unknown setting; did you mean models?",
+        "routng: unknown setting; did you mean routing?",
+    ]
+
+
+def test_unknown_variables_are_faults() -> None:
+    assert faults(environ={"PD_ROUTER_ROUTNG__MODE": "auto"}) == [
+        "PD_ROUTER_ROUTNG__MODE: unknown setting; did you mean PD_ROUTER_ROUTING?"
+    ]
+    assert faults(environ={"PD_ROUTER_ROUTING__MOD": "auto"}) == ["routing.mod: unknown setting; did you mean mode?"]
+
+
+@pytest.mark.parametrize(
+    "name", ["PD_ROUTER_CONFIG", "PD_ROUTER_SERVICE_HOST", "PD_ROUTER_PORT", "PD_ROUTER_PORT_8000_TCP", "OTHER"]
+)
+def test_variables_that_are_not_settings_are_left_alone(name: str) -> None:
+    assert load(environ={name: "tcp://10.0.0.1:8000"}) == Settings()
+
+
+def test_every_fault_has_its_line_with_what_is_allowed() -> None:
+    found = faults(
+        flags={"listen": {"port": 70000}, "routing": {"mode": "fast"}, "backends": [{"url": "http://d:1"}]},
+        environ={"PD_ROUTER_TIMEOUTS__TOTAL_S": "0"},
+    )
+    assert found == [
+        "listen.port: input should be less than or equal to 65535 (got 70000)",
+        "routing.mode: input should be 'auto', 'local' or 'disaggregated' (got 'fast')",
+        "timeouts.total_s: input should be greater than 0 (got '0')",
+        "backends.0.role: must be given",
+    ]
+
+
+def test_a_variable_that_should_be_json() -> None:
+    assert faults(environ={"PD_ROUTER_BACKENDS": "http://d:1"})[0].endswith("a JSON value is expected there")
+
+
+def test_faults_between_engines() -> None:
+    prefill = {"url": "http://p:1", "role": "prefill"}
+    assert faults(flags={"backends": [DECODE, {**DECODE, "role": "prefill"}]}) == [
+        "backends.1.url: http://10.0.0.21:8201 is listed twice; an engine has one role"
+    ]
+    assert faults(flags={"backends": [prefill]}) == [
+        "backends: there are prefill engines only; add a decode engine (--decode URL)"
+    ]
+
+
+def test_keys_come_from_the_variable_that_is_named() -> None:
+    backend = {**DECODE, "key_env": "ENGINE_KEY"}
+    assert faults(flags={"backends": [backend]}) == [
+        "backends.0.key_env: the environment variable ENGINE_KEY is not set"
+    ]
+    environ = {"ENGINE_KEY": "s3cret"}
+    settings = load(flags={"backends": [backend]}, environ=environ)
+    key = engine_key(settings.backends[0], environ)
+    assert key is not None
+    assert key.get_secret_value() == "s3cret"
+    assert engine_key(BackendSettings(url="http://d:1", role=Role.DECODE), environ) is None
+    assert "s3cret" not in effective(settings) + repr(settings) + repr(key)
+
+
+def test_what_is_effective_can_be_a_file_again(tmp_path: Path) -> None:
+    backends = [{**DECODE, "models": ["m"], "kv_hosts": ["10.1.0.1"]}]
+    settings = load(flags={"backends": backends, "handoff": {"handoff_max_age_s": 3}}, environ={})
+    assert load(write(tmp_path, effective(settings)), environ={}) == settings
