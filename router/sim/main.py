@@ -28,10 +28,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--max-model-len", dest="max_model_len_tokens", type=int, default=default.max_model_len_tokens, metavar="TOKENS"
     )
-    add("--block-size", dest="block_size_tokens", type=int, default=default.block_size_tokens, metavar="TOKENS")
+    add(
+        "--block-size",
+        dest="block_size_tokens",
+        type=int,
+        default=default.block_size_tokens,
+        metavar="TOKENS",
+        help="tokens in a KV block (default %(default)s)",
+    )
     add("--kv-blocks", type=int, default=default.kv_blocks, metavar="N", help="size of the KV cache in blocks")
     add("--max-num-seqs", type=int, default=default.max_num_seqs, metavar="N", help="sequences in one batch")
-    add("--max-num-batched-tokens", type=int, default=default.max_num_batched_tokens, metavar="N")
+    add(
+        "--max-num-batched-tokens",
+        type=int,
+        default=default.max_num_batched_tokens,
+        metavar="N",
+        help="tokens in one step (default %(default)s)",
+    )
     add("--gpu", choices=sorted(PROFILES), default=default.gpu, help="whose speed to imitate (default %(default)s)")
     add("--decode-step-s", type=float, default=None, metavar="SECONDS", help="fixed duration of a decode step")
     add("--time-scale", type=float, default=default.time_scale, help="2 is half as fast, 0 without delays")
