@@ -17,6 +17,7 @@ from pydantic import BaseModel
 
 from router import __version__
 from router.settings import BackendSettings, Listen, Log, Ops, Role, Settings, SettingsError, effective, load
+from router.sim import main as sim
 from router.sim.latency import PROFILES
 
 CLEAN, FAILED, USAGE = 0, 1, 2
@@ -66,6 +67,15 @@ Both thresholds of the disaggregation rule, routing.min_novel_tokens and routing
 are set, so that a lone short question is handed over too; `serve` keeps it on decode.
 """
 
+SIM_EPILOG = """\
+examples:
+  pd-router sim --role prefill --port 8200
+  pd-router sim --role decode --port 8201 --gpu h200 --kv-load-failure-policy recompute
+
+It speaks as vLLM with NIXL does: the OpenAI API, /metrics, and the hand-over of KV between its own kind. What it holds
+is at GET /sim/ledger; faults can be set while it runs by POST /sim/faults.
+"""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
@@ -94,6 +104,7 @@ def parser() -> argparse.ArgumentParser:
     _add_serve(_add_command(commands, "serve", _serve, "run the gateway in front of engines", SERVE_EPILOG))
     _add_run(_add_command(commands, "run", _run, "run the gateway and a simulated fleet, to try it", RUN_EPILOG))
     _add_check(_add_command(commands, "check", _check, "validate settings, print what they come to", CHECK_EPILOG))
+    sim.add_arguments(_add_command(commands, "sim", sim.run, "run one simulated engine", SIM_EPILOG))
     return root
 
 

@@ -22,20 +22,25 @@ INDEX_HOSTS = re.compile(
 
 
 def test_every_module_has_its_test() -> None:
-    for path in modules():
-        if path.name in ("__init__.py", "__main__.py"):
-            continue
-        name = str(path.relative_to(ROOT))
-        mirror = ROOT / "tests/unit" / path.relative_to(SOURCE).with_name(f"test_{path.name}")
-        test = ROOT / PROVEN_ELSEWHERE[name] if name in PROVEN_ELSEWHERE else mirror
-        assert test.is_file(), f"{name} has no {test.relative_to(ROOT)}"
+    tests = {path: _test_of(path) for path in modules() if path.name not in ("__init__.py", "__main__.py")}
+    missing = [str(path.relative_to(ROOT)) for path, test in tests.items() if not test.is_file()]
+    assert missing == []
+
+
+def _test_of(module: Path) -> Path:
+    mirror = ROOT / "tests/unit" / module.relative_to(SOURCE).with_name(f"test_{module.name}")
+    elsewhere = PROVEN_ELSEWHERE.get(str(module.relative_to(ROOT)))
+    return ROOT / elsewhere if elsewhere else mirror
 
 
 def test_every_unit_test_has_its_module() -> None:
-    for path in modules(ROOT / "tests/unit"):
-        if path.name.startswith("test_"):
-            module = SOURCE / path.relative_to(ROOT / "tests/unit").with_name(path.name.removeprefix("test_"))
-            assert module.is_file(), f"{path.relative_to(ROOT)} tests no {module.relative_to(ROOT)}"
+    tests = [path for path in modules(ROOT / "tests/unit") if path.name.startswith("test_")]
+    orphans = [str(path.relative_to(ROOT)) for path in tests if not _module_of(path).is_file()]
+    assert orphans == []
+
+
+def _module_of(test: Path) -> Path:
+    return SOURCE / test.relative_to(ROOT / "tests/unit").with_name(test.name.removeprefix("test_"))
 
 
 def test_every_module_says_what_it_answers() -> None:
