@@ -56,7 +56,7 @@ def _metrics(registry: CollectorRegistry) -> Iterator[tuple[str, str, str]]:
     """Name, kind and labels of everything that is exported."""
     for collector in registry._collector_to_names:
         for family in collector.collect():
-            labels = getattr(collector, "_labelnames", None) or getattr(family, "_labelnames", ())
+            labels: tuple[str, ...] = getattr(collector, "_labelnames", ()) or getattr(family, "_labelnames", ())
             name = f"{family.name}_total" if family.type == "counter" else family.name
             yield name, family.type, ", ".join(labels) or "-"
 
