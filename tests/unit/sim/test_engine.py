@@ -309,11 +309,12 @@ async def test_a_client_that_leaves_prefill_leaves_nothing() -> None:
 @virtual_time
 async def test_a_list_of_prompts_is_handed_over_wrongly() -> None:
     async with sim_pair() as pair:
-        body = {"model": "sim-8b", "prompt": ["one " * 40, "two " * 40], "max_tokens": 5}
+        prompts = ["one " * 40, "two " * 40]
+        body = {"model": "sim-8b", "prompt": prompts, "max_tokens": 5}
         params = await pair.prefill_leg(body, "completions")
         answer = await pair.decode_leg(body, params, "completions")
         texts = [choice["text"] for choice in answer.json()["choices"]]
-        right = [right_text(body | {"prompt": prompt}, "completions") for prompt in body["prompt"]]
+        right = [right_text(body | {"prompt": prompt}, "completions") for prompt in prompts]
         assert (texts[0] == right[0], texts[1] == right[1]) == (True, False)
 
 
