@@ -2,13 +2,14 @@
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from router.call import Trace
 from router.edge import replies
+from router.edge.protocol import EXTENSION, DirectWriter
 from router.errors import ClientGone, RequestError, TooLarge, UnsupportedMedia
 
 Scope = Mapping[str, Any]
@@ -35,6 +36,7 @@ class AsgiClient:
         self._send = send
         self._limits = limits
         self._started = False
+        self._direct: DirectWriter | None = scope.get("extensions", {}).get(EXTENSION)
         traceparent = self._headers.get(b"traceparent", b"")
         self.trace = Trace(request_id, traceparent.decode() if TRACEPARENT.fullmatch(traceparent) else None)
 
@@ -62,13 +64,15 @@ class AsgiClient:
         """Run the block while the client is there; raises `ClientGone` out of it when it leaves."""
         try:
             async with asyncio.timeout(None) as scope:
-                watcher = asyncio.get_running_loop().create_task(self._end_when_gone(scope), name="client watch")
-                try:
+                with self._watched(scope):
                     yield
-                finally:
-                    watcher.cancel()
         except TimeoutError:
             raise ClientGone from None
+
+    @property
+    def direct(self) -> DirectWriter | None:
+        """The client's socket, where the server lends it and the response is framed in chunks."""
+        return self._direct if self._direct is not None and self._direct.chunked else None
 
     async def start(self, content_type: bytes) -> None:
         """Begin a streamed 200."""
@@ -104,11 +108,31 @@ class AsgiClient:
         await self._write({"type": "http.response.body", "body": body})
 
     async def _write(self, message: dict[str, Any]) -> None:
+        if self._direct is not None:  # that server drops a client which stalls
+            await self._send(message)
+            return
         try:
             async with asyncio.timeout(self._limits.write_stall_s):
                 await self._send(message)
         except (TimeoutError, OSError):
             raise ClientGone from None
+
+    @contextmanager
+    def _watched(self, scope: asyncio.Timeout) -> Iterator[None]:
+        """End `scope` when the client leaves: told by the server, or by a task that waits for ASGI's word."""
+        loop = asyncio.get_running_loop()
+        if self._direct is not None:
+            self._direct.when_gone(lambda: scope.reschedule(loop.time()))
+            try:
+                yield
+            finally:
+                self._direct.when_gone(None)
+        else:
+            watcher = loop.create_task(self._end_when_gone(scope), name="client watch")
+            try:
+                yield
+            finally:
+                watcher.cancel()
 
     async def _end_when_gone(self, scope: asyncio.Timeout) -> None:
         while (await self._receive())["type"] != "http.disconnect":

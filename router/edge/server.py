@@ -11,6 +11,8 @@ from typing import Any
 
 import uvicorn
 
+from router.edge.protocol import GatewayProtocol
+
 KEEP_ALIVE_S = 15
 BACKLOG = 4096
 
@@ -36,7 +38,7 @@ def listener(app: Any, drain_timeout_s: float) -> Listener:  # noqa: ANN401 - uv
     """A listener for an ASGI application that lets open streams go on for `drain_timeout_s` when told to stop."""
     config = uvicorn.Config(
         app,
-        http="httptools",
+        http=GatewayProtocol,
         ws="none",
         lifespan="off",
         log_config=None,

@@ -6,6 +6,7 @@ of them, so a stream of tokens costs no timer calls.
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 
 from router.errors import BadAnswer, EngineFault, EngineTimeout
 from router.exchange.connection import EngineConnection
@@ -25,6 +26,8 @@ class Answer:
         self._high_water_bytes = HIGH_WATER_BYTES
         self._waiter: asyncio.Future[None] | None = None
         self._fault: EngineFault | None = None
+        self._receive: Callable[[bytes], None] | None = None
+        self._paused = False
         self._timer: asyncio.TimerHandle | None = None
         self._idle_s = 0.0
         self._deadline = 0.0
@@ -50,6 +53,28 @@ class Answer:
         self._held_bytes = 0
         self._connection.resume()
         return data
+
+    async def push_to(self, receive: Callable[[bytes], None]) -> None:
+        """Give every further byte of the body to `receive` at once, without waking anybody; returns at its end.
+
+        `receive` may raise `EngineFault`, which then is the answer's. Raises `EngineFault`.
+        """
+        if self._chunks:
+            receive(await self.read())
+        self._receive = receive
+        while not self.complete:
+            await self._wait()
+
+    def pause(self) -> None:
+        """Make the engine wait; it owes nothing meanwhile."""
+        self._paused = True
+        self._connection.pause()
+
+    def resume(self) -> None:
+        """Let the engine go on."""
+        self._paused = False
+        self._last_byte_at = self._loop.time()
+        self._connection.resume()
 
     async def read_all(self, limit_bytes: int) -> bytes:
         """The whole body. Raises `EngineFault`, `BadAnswer` when it is longer than the limit.
@@ -89,6 +114,14 @@ class Answer:
 
     def on_body(self, data: bytes) -> None:
         """Some of the body is here."""
+        if self._receive is not None:
+            self._last_byte_at = self._loop.time()
+            try:
+                self._receive(data)
+            except EngineFault as fault:
+                self._connection.abort()
+                self.on_fault(fault)
+            return
         self._chunks.append(data)
         self._held_bytes += len(data)
         self._last_byte_at = self._loop.time()
@@ -126,7 +159,7 @@ class Answer:
     def _check_limits(self) -> None:
         """A reader that leaves bytes lying is slow itself: only an engine that owes them is silent."""
         now = self._loop.time()
-        silent_s = 0.0 if self._chunks else now - self._last_byte_at
+        silent_s = 0.0 if self._chunks or self._paused else now - self._last_byte_at
         if now >= self._deadline:
             self._give_up(f"no end in time from {self._connection!r}")
         elif silent_s >= self._idle_s:

@@ -9,10 +9,10 @@ from functools import partial
 from router.call import Call
 from router.engines.dialect import Source
 from router.engines.handoff import Handoff
-from router.errors import BadAnswer, BadHandoff, EngineError, EngineFault, EngineTimeout, Outcome
-from router.exchange import judge
+from router.errors import BadAnswer, BadHandoff, EngineFault, EngineTimeout, Outcome
+from router.exchange import judge, rewrite
 from router.exchange.answer import Answer
-from router.exchange.events import DONE, EventSplitter, is_comment
+from router.exchange.events import EventStream
 from router.exchange.head import post
 from router.exchange.pool import Checkout, Connections
 from router.exchange.release import Releases
@@ -38,15 +38,12 @@ class Legs:
 class Opened:
     """An answer that has proved to be one: the engine's work has begun (stream) or is complete.
 
-    A stream has its first `events` and goes on in `answer`; a complete answer is `body`.
+    `body` is a complete answer, or the first events of a `stream` that goes on in `answer`.
     """
 
     answer: Answer
-    splitter: EventSplitter
-    events: list[bytes]
+    stream: EventStream | None
     body: bytes
-    is_error: Callable[[bytes], bool]
-    prefill_cached_tokens: int | None
 
 
 class Exchange:
@@ -127,15 +124,16 @@ class Exchange:
     ) -> Opened:
         body = self._decode_body(call, backend, handoff, journey)
         limit_s = self._timeouts.first_event_timeout_s if call.stream else self._timeouts.total_s
-        splitter = EventSplitter()
+        cached_tokens = handoff.prefill_cached_tokens if handoff else None
+        stream = EventStream(backend.dialect.is_error, journey, cached_tokens) if call.stream else None
         try:
             async with asyncio.timeout_at(self._by(limit_s, call, journey)):
                 answer = await held.exchange(self._head(backend, call, body), body)
                 try:
-                    if call.stream:
-                        events, content = await self._first_events(answer, splitter, backend), b""
+                    if stream is not None:
+                        content = await self._first_events(answer, stream, backend)
                     else:
-                        events, content = [], await self._content(answer, judge.JSON, backend)
+                        content = rewrite.answer(await self._content(answer, judge.JSON, backend), cached_tokens)
                 except asyncio.CancelledError:
                     if handoff is not None:
                         self._releases.see_off(held.hand_over(), partial(self._first_bytes, answer))
@@ -143,8 +141,7 @@ class Exchange:
         except TimeoutError:
             raise EngineTimeout(f"{backend.id}: no {'first event' if call.stream else 'answer'} in time") from None
         answer.limit(self._timeouts.stream_idle_s, journey.received_at + self._timeouts.total_s)
-        cached_tokens = handoff.prefill_cached_tokens if handoff else None
-        return Opened(answer, splitter, events, content, backend.dialect.is_error, cached_tokens)
+        return Opened(answer, stream, content)
 
     def _decode_body(self, call: Call, backend: Backend, handoff: Handoff | None, journey: Journey) -> bytes:
         """With the hand-over while it may still be used; a plain body, always right, when it got too old."""
@@ -165,20 +162,14 @@ class Exchange:
         judge.check_head(answer.headers, wanted, backend.id)
         return content
 
-    async def _first_events(self, answer: Answer, splitter: EventSplitter, backend: Backend) -> list[bytes]:
-        """The events of a 200 stream up to the first that proves work, and what came with it."""
+    async def _first_events(self, answer: Answer, stream: EventStream, backend: Backend) -> bytes:
+        """The first events of a 200 stream; the first of them proves that the engine works on it."""
         if await answer.head() != 200:
             await self._content(answer, judge.EVENT_STREAM, backend)
         judge.check_head(answer.headers, judge.EVENT_STREAM, backend.id)
         while data := await answer.read():
-            events = [event for event in splitter.feed(data) if not is_comment(event)]
-            if not events:
-                continue
-            if backend.dialect.is_error(events[0]):
-                raise EngineError(f"{backend.id}: the first event is an error")
-            if events[0].startswith(DONE):
-                raise BadAnswer(f"{backend.id}: an empty stream")
-            return events
+            if events := stream.take(data):
+                return events
         raise BadAnswer(f"{backend.id}: a stream without an event")
 
     async def _first_bytes(self, answer: Answer) -> None:

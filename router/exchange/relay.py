@@ -1,18 +1,36 @@
 """The answer's way to the client. Its first byte is the commit point: before it a request may be tried again, after
 it a failure can only be told inside the answer."""
 
+from collections.abc import Callable
 from typing import Protocol
 
-from router.errors import BadAnswer, EngineError, RequestError
-from router.exchange import rewrite
-from router.exchange.events import DONE, END, is_comment
+from router.errors import RequestError
+from router.exchange.answer import Answer
+from router.exchange.events import LAST, EventStream
 from router.exchange.exchange import Opened
 from router.exchange.judge import EVENT_STREAM, JSON
-from router.telemetry.events import Clock, Journey
+from router.telemetry.events import Journey
+
+
+class Direct(Protocol):
+    """A client's socket, for writing without a task: some servers lend it while a stream is relayed."""
+
+    def write(self, data: bytes) -> None:
+        """Some of the body, at once."""
+
+    def lend(self, pause: Callable[[], None], resume: Callable[[], None]) -> None:
+        """Have `pause` and `resume` called as the client falls behind and catches up."""
+
+    def take_back(self) -> None:
+        """No more calls."""
 
 
 class Client(Protocol):
-    """Who gets the answer. All methods wait while the client is slow, and raise `ClientGone` when it left."""
+    """Who gets the answer. What is awaited waits while the client is slow, and raises `ClientGone` when it left."""
+
+    @property
+    def direct(self) -> Direct | None:
+        """The client's socket, where the server lends it."""
 
     async def start(self, content_type: bytes) -> None:
         """Say 200 and what follows."""
@@ -32,61 +50,39 @@ class Client(Protocol):
 
 async def relay(opened: Opened, client: Client, journey: Journey) -> None:
     """Pass an answer on to its end. Raises `EngineFault` when it has none."""
-    if opened.events:
-        await _relay_stream(opened, client, journey)
+    journey.committed()
+    journey.answer_bytes = len(opened.body)
+    if opened.stream is None:
+        await client.answer(JSON, opened.body)
         return
-    body = rewrite.answer(opened.body, opened.prefill_cached_tokens)
-    journey.committed()
-    journey.answer_bytes = len(body)
-    await client.answer(JSON, body)
-
-
-async def _relay_stream(opened: Opened, client: Client, journey: Journey) -> None:
-    journey.committed()
     await client.start(EVENT_STREAM)
-    pace = _Pace(journey)
-    events, done = opened.events, False
-    while True:
-        if done and events:
-            raise BadAnswer("the stream went on after [DONE]")
-        done = await _pass_on(events, opened, client, journey) or done
-        pace.note(len(events) - (events[-1:] == [DONE]))
-        data = await opened.answer.read()
-        if not data:
-            break
-        events = [event for event in opened.splitter.feed(data) if not is_comment(event)]
-    if not done or not opened.splitter.clean:
-        raise BadAnswer("the stream ended without [DONE]")
-    await client.finish(DONE + END)
+    await client.send(opened.body)
+    if client.direct is not None:
+        await _splice(opened.answer, opened.stream, client.direct, journey)
+    else:
+        await _forward(opened.answer, opened.stream, client, journey)
+    opened.stream.end()
+    await client.finish(LAST)
 
 
-async def _pass_on(events: list[bytes], opened: Opened, client: Client, journey: Journey) -> bool:
-    """Send events on; tells whether the last of them was `[DONE]`, which is kept until the body has ended too."""
-    done = events[-1:] == [DONE]
-    out: list[bytes] = []
-    for event in events[:-1] if done else events:
-        if opened.is_error(event):
-            raise EngineError("an error event in mid-stream")
-        out.append(rewrite.event(event, opened.prefill_cached_tokens))
-    if out:
-        data = END.join([*out, b""])
-        journey.answer_bytes += len(data)
-        await client.send(data)
-    return done
+async def _splice(answer: Answer, stream: EventStream, direct: Direct, journey: Journey) -> None:
+    """Engine's socket to client's socket; this task sleeps until the end, however many tokens pass."""
+
+    def receive(data: bytes) -> None:
+        if events := stream.take(data):
+            journey.answer_bytes += len(events)
+            direct.write(events)
+
+    direct.lend(answer.pause, answer.resume)
+    try:
+        await answer.push_to(receive)
+    finally:
+        direct.take_back()
 
 
-class _Pace:
-    """Notes the time between events; those that come in one read come at once, as the client sees them."""
-
-    def __init__(self, journey: Journey) -> None:
-        self._journey = journey
-        self._clock: Clock = journey.clock
-        self._last_at: float | None = None
-
-    def note(self, events: int) -> None:
-        now = self._clock()
-        if self._last_at is not None and events:
-            self._journey.event_gaps_s.append(now - self._last_at)
-            self._journey.event_gaps_s.extend([0.0] * (events - 1))
-        self._journey.events += events
-        self._last_at = now if events else self._last_at
+async def _forward(answer: Answer, stream: EventStream, client: Client, journey: Journey) -> None:
+    """The same through `client.send`, for servers that lend no socket."""
+    while data := await answer.read():
+        if events := stream.take(data):
+            journey.answer_bytes += len(events)
+            await client.send(events)

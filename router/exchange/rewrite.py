@@ -10,6 +10,8 @@ import orjson
 
 from router.errors import BadAnswer
 
+USAGE = b'"usage":{'
+
 INTERNAL_FIELDS = ("kv_transfer_params", "ec_transfer_params")
 
 
@@ -32,7 +34,7 @@ def event(data: bytes, prefill_cached_tokens: int | None) -> bytes:
 
     Raises `BadAnswer` when that one is not JSON.
     """
-    if prefill_cached_tokens is None or b'"usage":{' not in data or not data.startswith(b"data: {"):
+    if prefill_cached_tokens is None or USAGE not in data or not data.startswith(b"data: {"):
         return data
     try:
         content = orjson.loads(data[len(b"data: ") :])

@@ -1,0 +1,84 @@
+"""The server's side of one client connection: uvicorn's protocol, with what the gateway needs beside ASGI.
+
+ASGI has no way to write without a task, and none to hear that a client left without waiting for it. Both are offered
+to the application as an extension in its scope.
+"""
+
+import asyncio
+from collections.abc import Callable
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+EXTENSION = "pd_router.direct"
+
+
+class DirectWriter:
+    """What a request may do with its client's connection beside ASGI's `receive` and `send`."""
+
+    def __init__(self, protocol: "GatewayProtocol") -> None:
+        self._protocol = protocol
+
+    @property
+    def chunked(self) -> bool:
+        """The response has begun and its body is framed in chunks, so that `write` is possible."""
+        return bool(self._protocol.cycle.chunked_encoding)
+
+    def write(self, data: bytes) -> None:
+        """One chunk of the response's body, straight to the socket."""
+        self._protocol.transport.write(b"%x\r\n%b\r\n" % (len(data), data))
+
+    def lend(self, pause: Callable[[], None], resume: Callable[[], None]) -> None:
+        """Have `pause` and `resume` called as the client falls behind and catches up."""
+        self._protocol.on_slow = (pause, resume)
+        if self._protocol.flow.write_paused:
+            pause()
+
+    def take_back(self) -> None:
+        """No more calls."""
+        self._protocol.on_slow = None
+
+    def when_gone(self, gone: Callable[[], None] | None) -> None:
+        """Have `gone` called when the client leaves; at once if it has left."""
+        self._protocol.on_gone = gone
+        if gone is not None and self._protocol.cycle.disconnected:
+            gone()
+
+
+class GatewayProtocol(HttpToolsProtocol):
+    """One client connection."""
+
+    write_stall_s = 60.0
+    on_gone: Callable[[], None] | None = None
+    on_slow: tuple[Callable[[], None], Callable[[], None]] | None = None
+    _stall: asyncio.TimerHandle | None = None
+
+    def on_message_begin(self) -> None:
+        """Offer the extension to the request."""
+        super().on_message_begin()
+        self.scope["extensions"] = {EXTENSION: DirectWriter(self)}  # type: ignore[dict-item]
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell the request that its client left."""
+        super().connection_lost(exc)
+        self._end_stall()
+        if self.on_gone is not None and self.cycle is not None and self.cycle.disconnected:
+            self.on_gone()
+
+    def pause_writing(self) -> None:
+        """The client falls behind: slow the engine down, and drop a client that stays behind."""
+        super().pause_writing()
+        self._stall = self.loop.call_later(self.write_stall_s, self.transport.abort)
+        if self.on_slow is not None:
+            self.on_slow[0]()
+
+    def resume_writing(self) -> None:
+        """The client has caught up."""
+        super().resume_writing()
+        self._end_stall()
+        if self.on_slow is not None:
+            self.on_slow[1]()
+
+    def _end_stall(self) -> None:
+        if self._stall is not None:
+            self._stall.cancel()
+            self._stall = None
