@@ -31,7 +31,7 @@ class SimConfig:
     gpu: str = "instant"
     time_scale: float = 1.0
     decode_step_s: float | None = None
-    """Overrides the profile: every decode step takes this long, whatever runs in it."""
+    """Overrides the profile: a step with streams in it takes this long, beside what prompts add to it."""
     link_gb_per_s: float = 12.0
     """What 100 GbE RoCE carries; a queue, so that concurrent pulls share it."""
     lease_s: float = 30.0

@@ -42,9 +42,11 @@ class LatencyProfile:
         """Duration of one step over `decode_seqs` sequences holding `decode_kv_tokens` in all, and prompt chunks."""
         decode_s = self.decode_base_s + self.decode_per_seq_s * decode_seqs
         decode_s += self.decode_per_kv_token_s * decode_kv_tokens
-        if not chunks:
-            return decode_s
-        return decode_s + self.prefill_base_s + sum(self._chunk_s(chunk) for chunk in chunks)
+        return decode_s + self.chunks_s(chunks)
+
+    def chunks_s(self, chunks: list[PrefillChunk]) -> float:
+        """What prompt chunks add to the step that they are part of."""
+        return self.prefill_base_s + sum(self._chunk_s(chunk) for chunk in chunks) if chunks else 0.0
 
     def prefill_s(self, tokens: int) -> float:
         """Duration of one lone prompt, in one chunk."""

@@ -253,17 +253,18 @@ class Scheduler:
 
     def _duration_s(self, batch: _Batch) -> float:
         config = self._parts.config
-        if config.decode_step_s is not None and not batch.chunks:
-            return config.decode_step_s * config.time_scale
-        kv_tokens = sum(sequence.length_tokens for sequence in batch.decodes)
         chunks = [PrefillChunk(tokens, sequence.computed_tokens) for sequence, tokens in batch.chunks]
-        step_s = config.latency.step_s(decode_seqs=len(batch.decodes), decode_kv_tokens=kv_tokens, chunks=chunks)
+        if config.decode_step_s is None:
+            kv_tokens = sum(sequence.length_tokens for sequence in batch.decodes)
+            decode_seqs = len(batch.decodes)
+            step_s = config.latency.step_s(decode_seqs=decode_seqs, decode_kv_tokens=kv_tokens, chunks=chunks)
+        else:
+            step_s = config.latency.chunks_s(chunks) + (config.decode_step_s if batch.decodes else 0.0)
         return step_s * config.time_scale
 
     def _step(self, batch: _Batch) -> None:
         """The end of a step: its tokens are there."""
         if self._frozen:
-            self._timer = None
             self._thawed.append(lambda: self._step(batch))
             return
         for sequence, tokens in batch.chunks:

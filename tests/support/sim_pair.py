@@ -1,8 +1,9 @@
 """A simulated prefill and decode engine, and the two requests of a hand-over."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,8 @@ from router.sim.config import SimConfig
 from router.sim.engine import SimEngine
 from router.sim.fleet import SimFleet
 from router.sim.request import Api
-from router.sim.text import reference_text
+from router.sim.sequence import Sequence
+from router.sim.text import FinishReason, reference_text
 
 PATHS: dict[Api, str] = {"chat": "/v1/chat/completions", "completions": "/v1/completions"}
 Body = dict[str, Any]
@@ -79,6 +81,39 @@ async def sim_pair(**settings: Any) -> AsyncIterator[Pair]:
         yield Pair(fleet.prefill[0], fleet.decode[0], client)
 
 
+@contextmanager
+def closed_port() -> Iterator[int]:
+    """A port of 127.0.0.1 that refuses connections, as it is taken and not listened on."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield taken.getsockname()[1]
+
+
 def right_text(body: Body, api: Api = "chat") -> str:
     """What a lone engine would say."""
     return reference_text("sim-8b", api, body).text
+
+
+class Collector:
+    """Listens to sequences, and keeps what they say."""
+
+    def __init__(self) -> None:
+        self.pieces: list[bytes] = []
+        self.ends: list[str] = []
+        self.times_s: list[float] = []
+
+    @property
+    def text(self) -> str:
+        """All tokens so far."""
+        return b"".join(self.pieces).decode()
+
+    def token(self, _sequence: Sequence, piece: bytes, finish_reason: FinishReason | None) -> None:
+        """Part of `Listener`."""
+        self.pieces.append(piece)
+        self.times_s.append(asyncio.get_running_loop().time())
+        if finish_reason is not None:
+            self.ends.append(finish_reason)
+
+    def failed(self, _sequence: Sequence, message: str) -> None:
+        """Part of `Listener`."""
+        self.ends.append(message)
