@@ -7,6 +7,7 @@ happened; debug, more of it. No prompt, answer, key or hand-over is ever in a li
 import datetime
 import logging
 import sys
+import time
 from typing import Any
 
 import orjson
@@ -52,8 +53,8 @@ class PrettyFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """The line."""
-        at = datetime.datetime.fromtimestamp(record.created).astimezone().strftime("%H:%M:%S.%f")[:-3]
-        facts = " ".join(f"{k}={v}" for k, v in _facts(record).items())
+        at = f"{time.strftime('%H:%M:%S', time.localtime(record.created))}.{int(record.msecs):03}"
+        facts = " ".join([f"{k}={v}" for k, v in _facts(record).items()])
         line = f"{at} {record.levelname.lower():7} {record.getMessage()} {facts}".rstrip()
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 
@@ -66,7 +67,11 @@ class AccessLog:
         if stage is not Stage.SETTLED:
             return
         level = logging.WARNING if journey.outcome in WORTH_A_WARNING else logging.INFO
-        access_log.log(level, "request", extra={"facts": _line(journey)})
+        if access_log.isEnabledFor(level):
+            # A record made by hand: `log()` would walk the stack for a caller that no line shows.
+            record = logging.LogRecord(access_log.name, level, "", 0, "request", None, None)
+            record.facts = _line(journey)
+            access_log.handle(record)
 
 
 def _line(journey: Journey) -> dict[str, Any]:

@@ -1,0 +1,33 @@
+from prometheus_client import CollectorRegistry, generate_latest
+
+from router.telemetry.histogram import BulkHistogram
+
+
+def histogram(registry: CollectorRegistry) -> BulkHistogram:
+    return BulkHistogram("gap_seconds", "Gaps.", ("model",), (0.01, 0.1), registry)
+
+
+def test_observations_land_in_cumulative_buckets() -> None:
+    registry = CollectorRegistry()
+    histogram(registry).observe_all(("m",), [0.005, 0.01, 0.05, 3.0])
+    assert registry.get_sample_value("gap_seconds_bucket", {"model": "m", "le": "0.01"}) == 2
+    assert registry.get_sample_value("gap_seconds_bucket", {"model": "m", "le": "0.1"}) == 3
+    assert registry.get_sample_value("gap_seconds_bucket", {"model": "m", "le": "+Inf"}) == 4
+    assert registry.get_sample_value("gap_seconds_count", {"model": "m"}) == 4
+    assert registry.get_sample_value("gap_seconds_sum", {"model": "m"}) == 3.065
+
+
+def test_batches_add_up_and_series_stay_apart() -> None:
+    registry = CollectorRegistry()
+    gaps = histogram(registry)
+    gaps.observe_all(("a",), [0.5])
+    gaps.observe_all(("a",), [0.5])
+    gaps.observe_all(("b",), [])
+    assert registry.get_sample_value("gap_seconds_count", {"model": "a"}) == 2
+    assert registry.get_sample_value("gap_seconds_count", {"model": "b"}) == 0
+
+
+def test_prometheus_can_read_it() -> None:
+    registry = CollectorRegistry()
+    histogram(registry).observe_all(("m",), [0.05])
+    assert 'gap_seconds_bucket{le="0.1",model="m"} 1.0' in generate_latest(registry).decode()
