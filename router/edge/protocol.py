@@ -7,7 +7,7 @@ to the application as an extension in its scope.
 import asyncio
 from collections.abc import Callable
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 EXTENSION = "pd_router.direct"
 
@@ -15,13 +15,14 @@ EXTENSION = "pd_router.direct"
 class DirectWriter:
     """What a request may do with its client's connection beside ASGI's `receive` and `send`."""
 
-    def __init__(self, protocol: "GatewayProtocol") -> None:
+    def __init__(self, protocol: "GatewayProtocol", cycle: RequestResponseCycle) -> None:
         self._protocol = protocol
+        self._cycle = cycle
 
     @property
     def chunked(self) -> bool:
         """The response has begun and its body is framed in chunks, so that `write` is possible."""
-        return bool(self._protocol.cycle.chunked_encoding)
+        return bool(self._cycle.chunked_encoding)
 
     def write(self, data: bytes) -> None:
         """One chunk of the response's body, straight to the socket."""
@@ -40,7 +41,7 @@ class DirectWriter:
     def when_gone(self, gone: Callable[[], None] | None) -> None:
         """Have `gone` called when the client leaves; at once if it has left."""
         self._protocol.on_gone = gone
-        if gone is not None and self._protocol.cycle.disconnected:
+        if gone is not None and self._protocol.transport.is_closing():
             gone()
 
 
@@ -52,16 +53,19 @@ class GatewayProtocol(HttpToolsProtocol):
     on_slow: tuple[Callable[[], None], Callable[[], None]] | None = None
     _stall: asyncio.TimerHandle | None = None
 
-    def on_message_begin(self) -> None:
-        """Offer the extension to the request."""
-        super().on_message_begin()
-        self.scope["extensions"] = {EXTENSION: DirectWriter(self)}  # type: ignore[dict-item]
+    def on_headers_complete(self) -> None:
+        """Offer the extension to the request, whose task starts in the loop's next round at the earliest.
+
+        It is bound to the request's own cycle: with pipelining, `self.cycle` is that of a later request.
+        """
+        super().on_headers_complete()
+        self.scope["extensions"] = {EXTENSION: DirectWriter(self, self.cycle)}  # type: ignore[dict-item]
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell the request that its client left."""
         super().connection_lost(exc)
         self._end_stall()
-        if self.on_gone is not None and self.cycle is not None and self.cycle.disconnected:
+        if self.on_gone is not None:
             self.on_gone()
 
     def pause_writing(self) -> None:
