@@ -4,6 +4,7 @@ import asyncio
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import orjson
 
@@ -16,7 +17,7 @@ from router.sim.http_server import Exchange
 from router.sim.ledger import Ledger
 from router.sim.remote_kv import RemoteKv, remote_kv
 from router.sim.request import Api as ApiName
-from router.sim.request import GenerationRequest, RequestError, admissible, parse
+from router.sim.request import GenerationRequest, RequestError, admissible, parse, parse_body
 from router.sim.sequence import Listener, Sequence
 from router.sim.spoiled import SpoiledReply
 from router.sim.text import answer_length
@@ -182,16 +183,15 @@ class Api:
         _json(exchange, {"object": "list", "data": cards})
 
     def _tokenize(self, exchange: Exchange) -> None:
-        body = orjson.loads(exchange.body)
-        api: ApiName = "chat" if "messages" in body else "completions"
-        (prompt, *_) = parse(api, exchange.body).prompts
+        body = _read(exchange)
+        (prompt, *_) = parse_body("chat" if "messages" in body else "completions", body).prompts
         ids = tokens.to_ids(prompt)
         answer = {"count": len(ids), "max_model_len": self._config.context_tokens, "tokens": ids, "token_strs": None}
         _json(exchange, answer)
 
     def _detokenize(self, exchange: Exchange) -> None:
-        ids = orjson.loads(exchange.body)["tokens"]
-        _json(exchange, {"prompt": tokens.decode(tokens.from_ids(ids))})
+        (prompt, *_) = parse_body("completions", {"prompt": _read(exchange).get("tokens")}).prompts
+        _json(exchange, {"prompt": tokens.decode(prompt)})
 
     def _read_ledger(self, exchange: Exchange) -> None:
         _json(exchange, {"engine_id": self._core.engine_id} | self._ledger.snapshot())
@@ -246,6 +246,16 @@ class _Generation:
     def _abort_sequences(self) -> None:
         for sequence in self._sequences:
             self._core.scheduler.abort(sequence)
+
+
+def _read(exchange: Exchange) -> dict[str, Any]:
+    try:
+        body = orjson.loads(exchange.body)
+    except orjson.JSONDecodeError as error:
+        raise RequestError(f"JSON decode error: {error}") from error
+    if not isinstance(body, dict):
+        raise RequestError("The body must be an object.")
+    return body
 
 
 def _json(exchange: Exchange, value: object) -> None:

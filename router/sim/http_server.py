@@ -144,6 +144,8 @@ class Connection(asyncio.Protocol):
         except httptools.HttpParserError:
             self.write(b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n\r\n")
             self.close()
+        else:
+            self._serve_next()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Part of asyncio.Protocol."""
@@ -186,10 +188,7 @@ class Connection(asyncio.Protocol):
         exchange.path = self._url.partition(b"?")[0].decode("latin-1")
         exchange.headers = self._headers
         exchange.body = b"".join(self._body)
-        if self._current is None:
-            self._serve(exchange)
-        else:
-            self._pipelined.append(exchange)
+        self._pipelined.append(exchange)
 
     # for exchanges
 
@@ -203,10 +202,9 @@ class Connection(asyncio.Protocol):
         self._current = None
         if not keep_alive or self._server.closing:
             self.close()
-        elif self._pipelined:
-            self._serve(self._pipelined.popleft())
         else:
             self._wait_idle()
+            self._serve_next()
 
     def close(self) -> None:
         """End the connection after what has been written (FIN)."""
@@ -227,9 +225,12 @@ class Connection(asyncio.Protocol):
             duplicate.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NOT)
         self._transport.abort()
 
-    def _serve(self, exchange: Exchange) -> None:
-        self._current = exchange
-        self._server.serve(exchange)
+    def _serve_next(self) -> None:
+        """Serve the next request, outside of the parser: what goes wrong in there is not the client's fault."""
+        if self._pipelined and self._current is None:
+            self._cancel_idle()
+            self._current = self._pipelined.popleft()
+            self._server.serve(self._current)
 
     def _wait_idle(self) -> None:
         self._idle = self._loop.call_later(self._server.keep_alive_s, self.close)
