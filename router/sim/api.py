@@ -17,7 +17,7 @@ from router.sim.http_server import Exchange
 from router.sim.ledger import Ledger
 from router.sim.remote_kv import RemoteKv, remote_kv
 from router.sim.request import Api as ApiName
-from router.sim.request import GenerationRequest, RequestError, admissible, parse, parse_body
+from router.sim.request import GenerationRequest, RequestError, admissible, is_token_ids, parse, parse_body
 from router.sim.sequence import Listener, Sequence
 from router.sim.spoiled import SpoiledReply
 from router.sim.text import answer_length
@@ -190,8 +190,10 @@ class Api:
         _json(exchange, answer)
 
     def _detokenize(self, exchange: Exchange) -> None:
-        (prompt, *_) = parse_body("completions", {"prompt": _read(exchange).get("tokens")}).prompts
-        _json(exchange, {"prompt": tokens.decode(prompt)})
+        ids = _read(exchange).get("tokens")
+        if not is_token_ids(ids):
+            raise RequestError("tokens must be a list of token ids.", param="tokens")
+        _json(exchange, {"prompt": tokens.decode(tokens.from_ids(ids))})
 
     def _read_ledger(self, exchange: Exchange) -> None:
         _json(exchange, {"engine_id": self._core.engine_id} | self._ledger.snapshot())

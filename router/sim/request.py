@@ -157,18 +157,19 @@ def _conversation(body: dict[str, Any]) -> bytes:
 
 def _prompts(body: dict[str, Any]) -> tuple[bytes, ...]:
     prompt = body.get("prompt")
-    if _is_token_ids(prompt):
+    if is_token_ids(prompt):
         return (tokens.from_ids(prompt),)
     if isinstance(prompt, str) and prompt:
         return (tokens.encode(prompt),)
     if isinstance(prompt, list) and prompt and all(isinstance(item, str) and item for item in prompt):
         return tuple(tokens.encode(item) for item in prompt)
-    if isinstance(prompt, list) and prompt and all(_is_token_ids(item) for item in prompt):
+    if isinstance(prompt, list) and prompt and all(is_token_ids(item) for item in prompt):
         return tuple(tokens.from_ids(item) for item in prompt)
     raise RequestError("Either prompt or prompt_embeds must be provided and non-empty.", param="prompt")
 
 
-def _is_token_ids(value: object) -> TypeGuard[list[int]]:
+def is_token_ids(value: object) -> TypeGuard[list[int]]:
+    """Whether these are the numbers of at least one token."""
     return (
         isinstance(value, list)
         and bool(value)
