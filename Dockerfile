@@ -15,7 +15,8 @@ FROM ${BASE_IMAGE}
 COPY --from=build /opt/pd-router /opt/pd-router
 ENV PATH=/opt/pd-router/bin:$PATH PYTHONUNBUFFERED=1 PD_ROUTER_LOG__FORMAT=json
 USER 65532:65532
-EXPOSE 8000 8001
+# The operations listener (8001) stays on the container's loopback unless PD_ROUTER_OPS__HOST says otherwise.
+EXPOSE 8000
 HEALTHCHECK --interval=5s --timeout=2s --start-period=10s \
     CMD ["python3", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/health', timeout=1)"]
 STOPSIGNAL SIGTERM

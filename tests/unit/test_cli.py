@@ -50,11 +50,12 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     "argv", [[], ["srve"], ["serve", "--prot", "1"], [*SERVE, "--port", "many"], [*SERVE, "--por", "1"]]
 )
-def test_bad_usage_is_2(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_usage_is_2(argv: list[str], served: list[Settings], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         cli.main(argv)
     assert ended.value.code == 2
     assert "usage: pd-router" in capsys.readouterr().err
+    assert served == []
 
 
 def test_flags_become_settings(served: list[Settings]) -> None:
