@@ -11,7 +11,7 @@ from tests.support.sizes import MAX_FUNCTION_LINES, Sizes, measure, picture
 from tests.support.tree import ROOT, SOURCE, files, modules
 
 PROVEN_ELSEWHERE = {
-    "router/demo.py": "tests/integration/test_demo.py",  # it is all sockets: fleet, gateway and client in one process
+    "router/demo.py": "tests/integration/test_commands.py",  # fleet, gateway and client in one process
 }
 """Modules whose test needs more than a unit test, and where that test is."""
 

@@ -1,5 +1,6 @@
 """The commands as a user starts them: real processes, real sockets, real signals."""
 
+import json
 import os
 import re
 import signal
@@ -14,8 +15,10 @@ import pytest
 WAIT_S = 30
 
 
-def start(*argv: str) -> subprocess.Popen[str]:
+def start(*argv: str, **settings: str) -> subprocess.Popen[str]:
+    """A command as a process; `settings` are environment variables without their prefix."""
     environ = {k: v for k, v in os.environ.items() if not k.startswith("PD_ROUTER_")}
+    environ |= {f"PD_ROUTER_{name}": value for name, value in settings.items()}
     return subprocess.Popen(
         [sys.executable, "-m", "router", *argv],
         stdin=subprocess.DEVNULL,
@@ -38,10 +41,9 @@ def shown() -> Iterator[tuple[subprocess.Popen[str], str]]:
         process.communicate()
 
 
-def _until(process: subprocess.Popen[str], word: str) -> str:
-    assert process.stdout is not None
+def _until(process: subprocess.Popen[str], word: str, *, on: str = "stdout") -> str:
     lines: list[str] = []
-    for line in process.stdout:
+    for line in getattr(process, on):
         lines.append(line)
         if word in line:
             return "".join(lines)
@@ -88,3 +90,21 @@ def test_a_taken_port_is_named(shown: tuple[subprocess.Popen[str], str]) -> None
     assert err.splitlines()[-1] == (
         f"pd-router: cannot listen on 127.0.0.1:{port}: Address already in use; choose another with --port"
     )
+
+
+def test_serve_serves_engines_until_it_is_told_to_stop() -> None:
+    engine = start("sim", "--model", "tiny")
+    url = json.loads(_until(engine, "url"))["url"]
+    ports = ("--host", "127.0.0.1", "--port", "0", "--ops-port", "0", "--log-format", "json")
+    gateway = start("serve", "--aggregated", url, *ports, DRAIN__DRAIN_ACCEPT_S="0")
+    try:
+        serving = json.loads(_until(gateway, '"serving"', on="stderr").splitlines()[-1])
+        assert [card["id"] for card in httpx.get(f"{serving['data']}/v1/models").json()["data"]] == ["tiny"]
+        assert httpx.get(f"{serving['operations']}/readyz").status_code == 200
+        gateway.send_signal(signal.SIGTERM)
+        _, err = gateway.communicate(timeout=WAIT_S)
+        assert (gateway.returncode, json.loads(err.splitlines()[-1])["message"]) == (0, "stopped")
+    finally:
+        for process in (gateway, engine):
+            process.terminate()
+            process.communicate(timeout=WAIT_S)
