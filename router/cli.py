@@ -202,6 +202,7 @@ def _run(args: argparse.Namespace) -> int:
 
     settings = load(args.config, _listener_flags(args), defaults=demo.DEFAULTS)
     shape = demo.Shape(prefill=args.prefill, decode=args.decode, gpu=args.gpu)
+    # On the standard loop: simulated engines work on its transports, where faults such as a reset are made.
     return _until_stopped(demo.run(settings, shape, args.ask), settings)
 
 
