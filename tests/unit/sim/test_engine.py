@@ -8,7 +8,7 @@ import pytest
 from router.sim.config import SimConfig
 from router.sim.engine import SimEngine
 from router.sim.faults import Fault
-from tests.support.sim_pair import chat, events, right_text, sim_pair, streamed_text, text_of
+from tests.support.sim_pair import chat, closed_port, events, right_text, sim_pair, streamed_text, text_of
 from tests.support.virtual_time import virtual_time
 
 
@@ -27,6 +27,7 @@ async def test_a_handover_frees_the_prefill_blocks_at_once() -> None:
         pair.prefill.ledger.assert_quiet()
         pair.decode.ledger.assert_quiet()
         assert pair.prefill.ledger.totals.pulled == 1
+        assert not pair.decode.core.peers._wanted
 
 
 @virtual_time
@@ -307,6 +308,33 @@ async def test_a_client_that_leaves_prefill_leaves_nothing() -> None:
 
 
 @virtual_time
+async def test_a_client_that_leaves_a_busy_decode_engine_frees_the_prefill_engine_at_once() -> None:
+    async with sim_pair(max_num_seqs=1, decode_step_s=1.0, time_scale=1.0) as pair, asyncio.TaskGroup() as group:
+        busy = group.create_task(pair.ask(pair.decode, chat("busy", max_tokens=60)))
+        params = await pair.prefill_leg(chat())
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(3):
+                await pair.decode_leg(chat(), params)
+        await asyncio.sleep(0.5)
+        pair.prefill.ledger.assert_quiet()
+        assert pair.prefill.ledger.totals.released == 1
+        assert not busy.done()
+
+
+@virtual_time
+async def test_a_prompt_that_has_arrived_goes_before_those_that_wait() -> None:
+    async with sim_pair(max_num_seqs=1, decode_step_s=0.1, time_scale=1.0, link_gb_per_s=0.02) as pair:
+        params = await pair.prefill_leg(chat())
+        ended: list[str] = []
+        async with asyncio.TaskGroup() as group:
+            for name, given in (("remote", params), ("first", None), ("second", None)):
+                leg = group.create_task(pair.decode_leg(chat(), given))
+                leg.add_done_callback(lambda _leg, name=name: ended.append(name))  # type: ignore[misc]
+                await asyncio.sleep(0.05)
+        assert ended == ["first", "remote", "second"]
+
+
+@virtual_time
 async def test_a_list_of_prompts_is_handed_over_wrongly() -> None:
     async with sim_pair() as pair:
         prompts = ["one " * 40, "two " * 40]
@@ -342,10 +370,11 @@ async def test_a_streamed_prefill_carries_no_parameters() -> None:
 @virtual_time
 async def test_an_aggregated_engine_ignores_parameters() -> None:
     async with SimEngine(SimConfig(time_scale=0)) as engine, httpx.AsyncClient() as client:
-        body = chat(kv_transfer_params={"do_remote_decode": True})
-        answer = (await client.post(f"{engine.url}/v1/chat/completions", json=body)).json()
-        assert answer["kv_transfer_params"] is None
-        engine.ledger.assert_quiet()
+        for params in ({"do_remote_decode": True}, {"do_remote_prefill": True, "remote_block_ids": None}):
+            body = chat(kv_transfer_params=params)
+            answer = (await client.post(f"{engine.url}/v1/chat/completions", json=body)).json()
+            assert answer["kv_transfer_params"] is None
+            engine.ledger.assert_quiet()
 
 
 @virtual_time
@@ -357,6 +386,18 @@ async def test_starting_twice_or_on_a_busy_port_fails_cleanly() -> None:
         with pytest.raises(OSError, match="address already in use"):
             await other.start(port=int(engine.url.rpartition(":")[2]))
         assert not other.running
+
+
+@virtual_time
+async def test_an_engine_that_could_not_start_holds_no_port() -> None:
+    with closed_port() as side_channel_port:
+        pass
+    async with SimEngine() as engine:
+        other = SimEngine(SimConfig(role="prefill", side_channel_port=side_channel_port))
+        with pytest.raises(OSError, match="address already in use"):
+            await other.start(port=int(engine.url.rpartition(":")[2]))
+        await other.start()
+        await other.stop()
 
 
 async def test_a_restart_waits_on_the_real_clock_too() -> None:

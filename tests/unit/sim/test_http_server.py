@@ -114,6 +114,16 @@ async def test_a_busy_connection_is_not_idle() -> None:
         writer.close()
 
 
+@virtual_time
+async def test_a_slow_request_is_not_idle() -> None:
+    async with site(keep_alive_s=5.0) as made:
+        reader, writer = await made.open(GET[:10])
+        await asyncio.sleep(100)
+        writer.write(GET[10:])
+        await reader.readuntil(b"{}")
+        writer.close()
+
+
 @pytest.mark.parametrize(
     "request_bytes", [GET.replace(b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n"), GET.replace(b"HTTP/1.1", b"HTTP/1.0")]
 )

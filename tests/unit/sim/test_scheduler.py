@@ -93,13 +93,24 @@ async def test_a_long_prompt_is_computed_in_chunks_and_stalls_decode() -> None:
 @virtual_time
 async def test_a_sequence_without_room_to_grow_is_preempted_and_goes_on_with_the_same_text() -> None:
     run = Run(kv_blocks=5)
-    _, first = run.add("a" * 120, max_tokens=20)
+    sequence, first = run.add("a" * 120, max_tokens=20)
     _, second = run.add("b" * 120, max_tokens=20)
     await asyncio.sleep(100)
     assert run.core.counters.preemptions >= 1
     assert (first.text, second.text) == (right("a" * 120, 20), right("b" * 120, 20))
     assert run.core.counters.prompt_tokens == 60
+    assert sequence.length_tokens == 30 + 19
     assert run.gauges() == (0, 0, 0)
+
+
+@virtual_time
+async def test_the_token_budget_of_a_step_is_shared() -> None:
+    run = Run(gpu="h200", decode_step_s=None, max_num_batched_tokens=8192)
+    run.core.freeze()
+    first, second = (run.add(letter * 4 * 8000)[1] for letter in "xy")
+    run.core.thaw()
+    await asyncio.sleep(5)
+    assert second.times_s[0] - first.times_s[0] > 0.1
 
 
 @virtual_time
@@ -142,6 +153,25 @@ async def test_a_frozen_engine_keeps_everything_and_goes_on() -> None:
     await asyncio.sleep(10)
     assert (heard.text, sequence.phase) == (right("one"), Phase.DONE)
     assert run.gauges() == (0, 0, 0)
+
+
+@virtual_time
+async def test_a_frozen_idle_engine_takes_nothing_up() -> None:
+    run = Run()
+    run.core.freeze()
+    _, heard = run.add("one")
+    await asyncio.sleep(10)
+    assert (run.gauges(), heard.pieces) == ((0, 1, 0), [])
+
+
+@virtual_time
+async def test_an_aborted_sequence_does_not_hear_of_the_engines_death() -> None:
+    run = Run()
+    sequence, heard = run.add("one")
+    run.core.freeze()
+    run.core.scheduler.abort(sequence)
+    run.core.die("test")
+    assert heard.ends == []
 
 
 @virtual_time

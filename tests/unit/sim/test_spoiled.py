@@ -79,6 +79,17 @@ async def test_a_truncated_answer() -> None:
             await spoiled(pair, Fault("truncate"))
 
 
+@pytest.mark.parametrize("kind", ["first_event_error", "mid_stream_error", "truncate"])
+def test_an_answer_cut_short_ends_the_work_on_it(kind: str) -> None:
+    @virtual_time
+    async def run() -> None:
+        async with sim_pair(decode_step_s=1.0, time_scale=1.0) as pair:
+            await spoiled(pair, Fault.from_json({"kind": kind, "tokens": 2}), stream=True, max_tokens=1000)
+            assert pair.decode.core.counters.generation_tokens < 5
+
+    run()
+
+
 @virtual_time
 async def test_only_the_end_of_a_stream_may_be_missing() -> None:
     async with sim_pair() as pair:
