@@ -1,0 +1,1 @@
+"""How do real vLLM prefill and decode engines run on a machine without a GPU?"""
