@@ -2,9 +2,9 @@
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from types import TracebackType
 from typing import Any
 
 from router.call import Trace
@@ -59,15 +59,9 @@ class AsgiClient:
             if not message.get("more_body"):
                 return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    @asynccontextmanager
-    async def present(self) -> AsyncIterator[None]:
-        """Run the block while the client is there; raises `ClientGone` out of it when it leaves."""
-        try:
-            async with asyncio.timeout(None) as scope:
-                with self._watched(scope):
-                    yield
-        except TimeoutError:
-            raise ClientGone from None
+    def present(self) -> "Presence":
+        """A block that runs while the client is there, and ends with `ClientGone` when it leaves."""
+        return Presence(self._direct, self._receive)
 
     @property
     def direct(self) -> DirectWriter | None:
@@ -117,28 +111,6 @@ class AsgiClient:
         except (TimeoutError, OSError):
             raise ClientGone from None
 
-    @contextmanager
-    def _watched(self, scope: asyncio.Timeout) -> Iterator[None]:
-        """End `scope` when the client leaves: told by the server, or by a task that waits for ASGI's word."""
-        loop = asyncio.get_running_loop()
-        if self._direct is not None:
-            self._direct.when_gone(lambda: scope.reschedule(loop.time()))
-            try:
-                yield
-            finally:
-                self._direct.when_gone(None)
-        else:
-            watcher = loop.create_task(self._end_when_gone(scope), name="client watch")
-            try:
-                yield
-            finally:
-                watcher.cancel()
-
-    async def _end_when_gone(self, scope: asyncio.Timeout) -> None:
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
-        scope.reschedule(asyncio.get_running_loop().time())
-
     def _check_media(self) -> None:
         kind = self._headers.get(b"content-type", b"application/json").split(b";")[0].strip().lower()
         if kind != b"application/json":
@@ -148,3 +120,45 @@ class AsgiClient:
 
     def _too_large(self) -> TooLarge:
         return TooLarge(f"the body must not be larger than {self._limits.max_body_bytes} bytes")
+
+
+class Presence:
+    """A block that is cancelled, and ends with `ClientGone`, as soon as the client leaves.
+
+    The server tells (`direct`); behind other servers a task waits for ASGI's word.
+    """
+
+    __slots__ = ("_direct", "_receive", "_scope", "_watcher")
+
+    def __init__(self, direct: DirectWriter | None, receive: Receive) -> None:
+        self._direct = direct
+        self._receive = receive
+        self._scope = asyncio.timeout(None)
+        self._watcher: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> None:
+        await self._scope.__aenter__()
+        if self._direct is not None:
+            self._direct.when_gone(self._end)
+        else:
+            self._watcher = asyncio.get_running_loop().create_task(self._end_when_gone(), name="client watch")
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._direct is not None:
+            self._direct.when_gone(None)
+        elif self._watcher is not None:
+            self._watcher.cancel()
+        try:
+            await self._scope.__aexit__(kind, error, trace)
+        except TimeoutError:
+            raise ClientGone from None
+
+    def _end(self) -> None:
+        self._scope.reschedule(asyncio.get_running_loop().time())
+
+    async def _end_when_gone(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self._end()

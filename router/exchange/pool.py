@@ -6,8 +6,6 @@ until the block ends: a finished exchange puts it back, anything else closes it,
 """
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Self
 from urllib.parse import urlsplit
 
@@ -32,15 +30,9 @@ class ConnectionPool:
         self._open: set[EngineConnection] = set()
         self._sweep: asyncio.TimerHandle | None = None
 
-    @asynccontextmanager
-    async def checkout(self) -> AsyncIterator["Checkout"]:
-        """A live connection for one exchange. Raises `ConnectFailed`."""
-        held = Checkout(self, self._take_idle() or await self.connect())
-        try:
-            yield held
-        finally:
-            if not held.handed_over:
-                held.close()
+    def checkout(self) -> "Checkout":
+        """A live connection for one exchange, as a block. Entering it raises `ConnectFailed`."""
+        return Checkout(self)
 
     @property
     def open(self) -> int:
@@ -60,7 +52,7 @@ class ConnectionPool:
             connection.abort()
         self._idle.clear()
 
-    def _take_idle(self) -> EngineConnection | None:
+    def take_idle(self) -> EngineConnection | None:
         """The connection used last, if it is young enough; the older ones behind it then are too old or as good."""
         while self._idle:
             connection = self._idle.pop()
@@ -122,15 +114,24 @@ class ConnectionPool:
 class Checkout:
     """A connection that is held for one exchange, which may start later: it waits while the prefill leg runs."""
 
-    def __init__(self, pool: ConnectionPool, connection: EngineConnection) -> None:
+    connection: EngineConnection
+
+    def __init__(self, pool: ConnectionPool) -> None:
         self._pool = pool
-        self.connection = connection
+        self._handed_over = False
         self.answer: Answer | None = None
-        self.handed_over = False
+
+    async def __aenter__(self) -> Self:
+        self.connection = self._pool.take_idle() or await self._pool.connect()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if not self._handed_over:
+            self.close()
 
     def hand_over(self) -> Self:
         """Leave it to a new owner, who closes it; the block that checked it out does not."""
-        self.handed_over = True
+        self._handed_over = True
         return self
 
     def close(self) -> None:

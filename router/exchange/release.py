@@ -7,8 +7,8 @@ is counted as stranded and left to the lease.
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Coroutine
+from types import TracebackType
 from typing import Any
 
 from router.call import Api, Trace
@@ -43,27 +43,9 @@ class Releases:
         self._observer = observer
         self._tasks = Tasks()
 
-    @contextmanager
-    def unless_used(self, handoff: Handoff | None, decode: Backend) -> Iterator[None]:
-        """Release `handoff` at once if the block ends without a decode engine having taken it.
-
-        It is unused when it was never sent, and when the engine it was sent to refused the request: a refusal by
-        validation leaves the blocks with the prefill engine. After any other end a decode engine may still pull.
-        """
-        if handoff is None:
-            yield
-            return
-        ended: BaseException | None = None
-        try:
-            yield
-        except BaseException as error:
-            ended = error
-            raise
-        finally:
-            if handoff.state is HandoffState.FRESH:
-                self.release(handoff, decode, _reason(ended))
-            elif handoff.state is HandoffState.SENT and isinstance(ended, EngineRefusal):
-                self.release(handoff, decode, "decode_refused")
+    def unless_used(self, handoff: Handoff | None, decode: Backend) -> "Custody":
+        """A block at whose end `handoff` is released unless a decode engine has taken it."""
+        return Custody(self, handoff, decode)
 
     def release(self, handoff: Handoff, decode: Backend, reason: str) -> None:
         """Give `handoff` back by way of `decode`, in the background."""
@@ -117,6 +99,32 @@ class Releases:
             status = await answer.head()
             await answer.read_all(64 << 10)
             return status
+
+
+class Custody:
+    """Holds a hand-over while its decode leg is opened and relayed, and releases it at the end if it was not used.
+
+    It is unused when it was never sent, and when the engine it was sent to refused the request: a refusal by
+    validation leaves the blocks with the prefill engine. After any other end a decode engine may still pull.
+    """
+
+    __slots__ = ("_decode", "_handoff", "_releases")
+
+    def __init__(self, releases: Releases, handoff: Handoff | None, decode: Backend) -> None:
+        self._releases = releases
+        self._handoff = handoff
+        self._decode = decode
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        if self._handoff is None:
+            return
+        if self._handoff.state is HandoffState.FRESH:
+            self._releases.release(self._handoff, self._decode, _reason(error))
+        elif self._handoff.state is HandoffState.SENT and isinstance(error, EngineRefusal):
+            self._releases.release(self._handoff, self._decode, "decode_refused")
 
 
 def _reason(ended: BaseException | None) -> str:
