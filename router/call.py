@@ -92,6 +92,7 @@ def parse(api: Api, raw: bytes, trace: Trace, *, strip_engine_fields: bool = Fal
     if not isinstance(fields, dict):
         raise InvalidRequest("the body must be a JSON object")
     _without_engine_fields(fields, strip_engine_fields)
+    body = _serialised(fields)
     model = fields.get("model")
     if not isinstance(model, str) or not model:
         raise InvalidRequest("model must be a non-empty string", param="model")
@@ -109,8 +110,16 @@ def parse(api: Api, raw: bytes, trace: Trace, *, strip_engine_fields: bool = Fal
         prompt_tokens=_prompt_tokens(api, fields),
         undisaggregatable=next(_obstacles(api, fields), None),
         fields=fields,
-        body=orjson.dumps(fields),
+        body=body,
     )
+
+
+def _serialised(fields: Mapping[str, Any]) -> bytes:
+    """orjson reads 1,024 levels and writes 254; what it wrote is also shallow enough for the walks over it."""
+    try:
+        return orjson.dumps(fields)
+    except orjson.JSONEncodeError:
+        raise InvalidRequest("the body is nested too deeply") from None
 
 
 def _without_engine_fields(fields: dict[str, Any], strip: bool) -> None:
