@@ -102,7 +102,7 @@ def validated(parameters: object, *, peers: KvPeers, allowed_hosts: Collection[s
         raise BadHandoff("kv_transfer_params.remote_port is not a port")
     if not _are_block_ids(parameters.get("remote_block_ids")):
         raise BadHandoff("kv_transfer_params.remote_block_ids is not a list of block ids")
-    if len(orjson.dumps(parameters)) > MAX_HANDOFF_BYTES:
+    if _size_bytes(parameters) > MAX_HANDOFF_BYTES:
         raise BadHandoff(f"kv_transfer_params is larger than {MAX_HANDOFF_BYTES} bytes")
     if allowed_hosts and host not in allowed_hosts:
         raise BadHandoff("kv_transfer_params.remote_host is not one of the engine's kv_hosts")
@@ -111,6 +111,14 @@ def validated(parameters: object, *, peers: KvPeers, allowed_hosts: Collection[s
     while len(peers) > MAX_PEERS:
         del peers[next(iter(peers))]
     return parameters
+
+
+def _size_bytes(parameters: Mapping[str, Any]) -> int:
+    """Serialised as a field of a body, which must work later: orjson reads 1,024 levels and writes 254."""
+    try:
+        return len(orjson.dumps({"kv_transfer_params": parameters}))
+    except orjson.JSONEncodeError:
+        raise BadHandoff("kv_transfer_params is nested too deeply") from None
 
 
 def _text(parameters: Mapping[str, Any], name: str) -> str:
