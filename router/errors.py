@@ -4,6 +4,9 @@
       ClientFault          the request cannot be served as it stands
         InvalidRequest       400, names the field
         UnknownModel         404
+        NotFound             404, no such path
+        MethodNotAllowed     405
+        UnsupportedMedia     415
         TooLarge             413
       EngineRefusal        an engine's own 4xx: passed on, nobody is blamed, nothing is retried
       Unavailable          503 + Retry-After: no usable engine, or no room

@@ -1,0 +1,91 @@
+"""Calls, engines and claims for tests: valid unless a test says otherwise, small, and without a clock of their own."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+
+from router.call import Api, Call, Trace, parse
+from router.engines.dialect import Source
+from router.engines.handoff import Handoff, KvPeers
+from router.fleet.backend import Backend, ModelCard
+from router.settings import BackendSettings, Probes, Role
+
+MODEL = "sim-8b"
+
+
+def a_body(**fields: Any) -> bytes:
+    """A chat request; `fields` add to it and override."""
+    body = {"model": MODEL, "messages": [{"role": "user", "content": "Why two pools?"}], "max_tokens": 20}
+    return orjson.dumps(body | fields)
+
+
+def a_call(*, api: Api = Api.CHAT, request_id: str = "r-1", prompt_tokens: int | None = None, **fields: Any) -> Call:
+    """A parsed chat request; with `prompt_tokens`, its text is that long (template tokens included)."""
+    if prompt_tokens is not None:
+        fields["messages"] = [{"role": "user", "content": "four" * (prompt_tokens - 4)}]
+    return parse(api, a_body(**fields), Trace(request_id))
+
+
+def a_completion(**fields: Any) -> Call:
+    """A parsed completions request."""
+    body = {"model": MODEL, "prompt": "Once upon a time", "max_tokens": 20}
+    return parse(Api.COMPLETIONS, orjson.dumps(body | fields), Trace("r-1"))
+
+
+def a_backend(
+    role: Role | str = Role.DECODE,
+    port: int = 8000,
+    *,
+    up: bool = True,
+    requests: int = 0,
+    tokens: int = 0,
+    probes: Probes | None = None,
+    key: str | None = None,
+    max_age_s: float | None = None,
+    **settings: Any,
+) -> Backend:
+    """An engine that serves `MODEL` and has been found well, with some load on it."""
+    settings.setdefault("models", (MODEL,))
+    configured = BackendSettings(url=f"http://127.0.0.1:{port}", role=Role(role), **settings)
+    backend = Backend(configured, probes or Probes(), now=0.0, key=key, max_age_s=max_age_s)
+    backend.models = {name: ModelCard(name) for name in settings["models"]}
+    backend.load.requests, backend.load.tokens = requests, tokens
+    if up:
+        backend.standing.good_probe(0.0)
+    return backend
+
+
+def kv_params(**fields: Any) -> dict[str, Any]:
+    """What a vLLM prefill engine returns for a prompt of two blocks."""
+    return {
+        "do_remote_prefill": True,
+        "do_remote_decode": False,
+        "remote_block_ids": [[1, 2]],
+        "remote_engine_id": "engine-1",
+        "remote_request_id": "chatcmpl-r-1-0a1b2c3d",
+        "remote_host": "127.0.0.1",
+        "remote_port": 5600,
+        "tp_size": 1,
+        "remote_num_tokens": 147,
+        "remote_blocks_expiry_time": None,
+    } | fields
+
+
+def a_prefill_answer(parameters: object, **fields: Any) -> bytes:
+    """The body of a prefill engine's 200 answer."""
+    choice = {"index": 0, "message": {"role": "assistant", "content": "T"}, "finish_reason": "length"}
+    usage = {"prompt_tokens": 147, "completion_tokens": 1, "prompt_tokens_details": {"cached_tokens": 96}}
+    return orjson.dumps({"choices": [choice], "usage": usage, "kv_transfer_params": parameters} | fields)
+
+
+def a_source(peers: KvPeers | None = None, *, kv_hosts: tuple[str, ...] = (), alive_at: float = 0.0) -> Source:
+    """A prefill engine whose hand-overs may be 10 s old."""
+    return Source({} if peers is None else peers, kv_hosts, alive_at, max_age_s=10.0)
+
+
+def a_handoff(
+    call: Call | None = None, parameters: Mapping[str, Any] | None = None, *, alive_at: float = 0.0
+) -> Handoff:
+    """A fresh claim for `call`, good for 10 s after `alive_at`."""
+    return Handoff(call or a_call(), kv_params() if parameters is None else parameters, alive_at=alive_at, max_age_s=10)
