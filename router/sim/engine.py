@@ -116,28 +116,31 @@ class SimEngine:
             await core.aclose()
 
     def _core_died(self) -> None:
-        loop = asyncio.get_running_loop()
-        self._after(self.config.death_linger_s, lambda: self._spawn(loop, self._end(reset=False)))
+        self._after(self.config.death_linger_s, self._bury)
+
+    def _bury(self) -> None:
+        """The HTTP server of a dead engine ends, unless there is a new engine by now."""
+        if self._core is not None and self._core.dead:
+            self._spawn(self._end(reset=False))
 
     def _engine_fault(self, fault: Fault) -> None:
-        loop = asyncio.get_running_loop()
         match fault.kind:
             case "freeze":
                 self.freeze()
                 if fault.delay_s is not None:
                     self._after(fault.delay_s, self.thaw)
             case "restart":
-                self._spawn(loop, self.restart(fault.delay_s or 0.0))
+                self._spawn(self.restart(fault.delay_s or 0.0))
             case "kill":
-                self._spawn(loop, self.kill())
+                self._spawn(self.kill())
             case _:
                 self.core.die("asked to")
 
     def _after(self, delay_s: float, call: Callable[[], object]) -> None:
         self._timers.add(asyncio.get_running_loop().call_later(delay_s, call))
 
-    def _spawn(self, loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, None]) -> None:
-        task = loop.create_task(work)
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 

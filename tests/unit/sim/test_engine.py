@@ -210,6 +210,15 @@ def test_too_few_blocks_kill_the_decode_engine(blocks: object) -> None:
 
 
 @virtual_time
+async def test_a_dead_engine_may_be_restarted_before_its_server_has_ended() -> None:
+    async with sim_pair() as pair:
+        pair.decode.core.die("test")
+        await pair.decode.restart()
+        await asyncio.sleep(5)
+        assert (await pair.client.get(f"{pair.decode.url}/health")).status_code == 200
+
+
+@virtual_time
 async def test_a_dying_engine_ends_its_streams_with_an_error_event() -> None:
     async with sim_pair(decode_step_s=0.1, time_scale=1.0) as pair, asyncio.TaskGroup() as group:
         stream = group.create_task(pair.ask(pair.decode, chat(stream=True)))
