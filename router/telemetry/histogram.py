@@ -25,13 +25,14 @@ class BulkHistogram(Collector):
         self._sums: dict[tuple[str, ...], float] = {}
         registry.register(self)
 
+    def observe(self, labels: tuple[str, ...], value: float) -> None:
+        """Add one value to the series of `labels`."""
+        self._series(labels)[bisect_left(self._bounds, value)] += 1
+        self._sums[labels] += value
+
     def observe_all(self, labels: tuple[str, ...], values: Sequence[float]) -> None:
-        """Add `values` to the series of `labels`."""
-        counts = self._counts.get(labels)
-        if counts is None:
-            counts = self._counts[labels] = [0] * (len(self._bounds) + 1)
-            self._sums[labels] = 0.0
-        bounds = self._bounds
+        """Add many values to the series of `labels`."""
+        counts, bounds = self._series(labels), self._bounds
         for value in values:
             counts[bisect_left(bounds, value)] += 1
         self._sums[labels] += sum(values)
@@ -42,6 +43,13 @@ class BulkHistogram(Collector):
         for labels, counts in self._counts.items():
             family.add_metric(labels, buckets=list(self._cumulative(counts)), sum_value=self._sums[labels])
         yield family
+
+    def _series(self, labels: tuple[str, ...]) -> list[int]:
+        counts = self._counts.get(labels)
+        if counts is None:
+            counts = self._counts[labels] = [0] * (len(self._bounds) + 1)
+            self._sums[labels] = 0.0
+        return counts
 
     def _cumulative(self, counts: Iterable[int]) -> Iterator[tuple[str, float]]:
         total = 0

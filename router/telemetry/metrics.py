@@ -4,9 +4,9 @@ Histograms have no engine label: series are engines times buckets otherwise. Tim
 stream and added at its end, see `histogram.py`.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
@@ -39,8 +39,8 @@ class RequestMetrics:
         def counter(name: str, text: str, labels: Iterable[str]) -> Counter:
             return Counter(f"{PREFIX}_{name}", text, labels, registry=registry)
 
-        def histogram(name: str, text: str, labels: Iterable[str], buckets: tuple[float, ...]) -> Histogram:
-            return Histogram(f"{PREFIX}_{name}", text, labels, registry=registry, buckets=buckets)
+        def histogram(name: str, text: str, labels: Sequence[str], bounds: Sequence[float]) -> BulkHistogram:
+            return BulkHistogram(f"{PREFIX}_{name}", text, labels, bounds, registry)
 
         self._requests = counter("requests", "Requests by how they ended.", ("model", "api", "route", "outcome"))
         self._decisions = counter("decisions", "Routes chosen, by the rule's reason.", ("route", "reason"))
@@ -59,12 +59,11 @@ class RequestMetrics:
             by_route,
             TTFT_BUCKETS_S,
         )
-        self._inter_token_s = BulkHistogram(
-            f"{PREFIX}_inter_token_seconds",
+        self._inter_token_s = histogram(
+            "inter_token_seconds",
             "Streams: between two events, as the client sees them.",
             by_route,
             INTER_TOKEN_BUCKETS_S,
-            registry,
         )
         self._prefill_s = histogram(
             "prefill_seconds", "Prefill leg of disaggregated requests.", ("model",), TTFT_BUCKETS_S
@@ -82,7 +81,7 @@ class RequestMetrics:
             case Stage.CHOSEN:
                 self._decisions.labels(journey.route.value, journey.reason).inc()
             case Stage.PREFILLED if journey.prefill_s is not None:
-                self._prefill_s.labels(journey.model).observe(journey.prefill_s)
+                self._prefill_s.observe((journey.model,), journey.prefill_s)
             case Stage.FELL_BACK:
                 self._fallbacks.labels(Role.PREFILL.value, journey.fallback_reason).inc()
             case Stage.SETTLED:
@@ -103,13 +102,13 @@ class RequestMetrics:
             self._decisions.labels(journey.route.value, journey.reason).inc()
         labels = (journey.model, journey.route.value)
         if journey.total_s is not None:
-            self._request_s.labels(*labels).observe(journey.total_s)
+            self._request_s.observe(labels, journey.total_s)
         if not journey.stream:
             return
         if journey.ttft_s is not None:
-            self._ttft_s.labels(*labels).observe(journey.ttft_s)
+            self._ttft_s.observe(labels, journey.ttft_s)
         if journey.handoff_s is not None:
-            self._handoff_s.labels(journey.model).observe(journey.handoff_s)
+            self._handoff_s.observe((journey.model,), journey.handoff_s)
         if journey.event_gaps_s:
             self._inter_token_s.observe_all(labels, journey.event_gaps_s)
 

@@ -27,6 +27,15 @@ def test_batches_add_up_and_series_stay_apart() -> None:
     assert registry.get_sample_value("gap_seconds_count", {"model": "b"}) == 0
 
 
+def test_one_observation_counts_like_many() -> None:
+    registry = CollectorRegistry()
+    gaps = histogram(registry)
+    gaps.observe(("m",), 0.01)
+    gaps.observe(("m",), 0.02)
+    assert registry.get_sample_value("gap_seconds_bucket", {"model": "m", "le": "0.01"}) == 1
+    assert registry.get_sample_value("gap_seconds_sum", {"model": "m"}) == 0.03
+
+
 def test_prometheus_can_read_it() -> None:
     registry = CollectorRegistry()
     histogram(registry).observe_all(("m",), [0.05])
