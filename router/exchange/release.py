@@ -11,9 +11,19 @@ from collections.abc import Callable, Coroutine
 from types import TracebackType
 from typing import Any
 
+from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_random
+
 from router.call import Api, Trace
 from router.engines.handoff import Handoff, HandoffState
-from router.errors import BadAnswer, EngineFault, EngineRefusal, EngineTimeout, RequestError
+from router.errors import (
+    BadAnswer,
+    ConnectFailed,
+    ConnectionLost,
+    EngineFault,
+    EngineRefusal,
+    EngineTimeout,
+    RequestError,
+)
 from router.exchange.head import post
 from router.exchange.pool import Checkout, Connections
 from router.fleet.backend import Backend
@@ -93,7 +103,14 @@ class Releases:
             else:
                 self._observer.stranded(BadAnswer.reason)
 
+    @retry(
+        retry=retry_if_exception_type((ConnectFailed, ConnectionLost)),
+        stop=stop_after_attempt(3),
+        wait=wait_random(0.01, 0.1),
+        reraise=True,
+    )
     async def _ask(self, decode: Backend, head: bytes, body: bytes) -> int:
+        """The status of a release; asking twice frees nothing twice, so a connection that breaks is tried again."""
         async with self._connections.to(decode.url).checkout() as held:
             answer = await held.exchange(head, body)
             status = await answer.head()
