@@ -1,0 +1,199 @@
+"""A gateway in front of simulated engines, and whether both are quiet again when a test is over.
+
+Engines run in the test's process, or all together in another (`fleet_process`) where load must not share a loop with
+them. The gateway runs in the test's process, where everything it holds can be looked at, or as one of its own.
+"""
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import httpx
+import orjson
+
+from router.app import App, Running, running
+from router.settings import Settings, load
+from router.sim.config import SimConfig
+from router.sim.engine import SimEngine
+from router.sim.faults import Fault
+
+QUIET_WITHIN_S = 2.0
+"""What nobody waits for is given back within this time."""
+
+AT_ONCE = {
+    "listen": {"host": "127.0.0.1", "port": 0},
+    "ops": {"host": "127.0.0.1", "port": 0},
+    "routing": {"min_novel_tokens": 0, "min_concurrency": 0},
+    "drain": {"drain_accept_s": 0, "drain_timeout_s": 1},
+}
+"""Every request that can be is handed over, and nothing waits at the end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One engine: where it is and what it is for."""
+
+    url: str
+    role: str
+
+
+class Site:
+    """A gateway that runs in this process, its engines and a client."""
+
+    def __init__(self, gateway: Running, members: Sequence[Member], client: httpx.AsyncClient) -> None:
+        self.gateway = gateway
+        self.members = members
+        self.client = client
+
+    @property
+    def app(self) -> App:
+        """What runs in the gateway."""
+        return self.gateway.app
+
+    @property
+    def url(self) -> str:
+        """Where clients connect."""
+        return self.gateway.data_url
+
+    async def ask(self, path: str, body: dict[str, Any]) -> httpx.Response:
+        """Post to the gateway."""
+        return await self.client.post(self.url + path, json=body)
+
+    async def metric(self, name: str, **labels: str) -> float:
+        """The sum of a metric's samples with these labels."""
+        page = (await self.client.get(f"{self.gateway.ops_url}/metrics")).text
+        return total(page, name, **labels)
+
+    async def state_of(self, member: Member | SimEngine, state: str) -> None:
+        """Wait until the gateway thinks so of an engine."""
+        backend = next(b for b in self.app.fleet.backends if b.url == member.url)
+        await until(lambda: backend.standing.state.value == state, f"{backend!r} to be {state}", within_s=5)
+
+    def held(self) -> dict[str, int]:
+        """What the gateway holds for requests, by name; empty when it is quiet. Idle connections do not count."""
+        app = self.app
+        pools = app.connections._pools.values()
+        held = {
+            "requests": sum(b.load.requests for b in app.fleet.backends),
+            "tokens": sum(b.load.tokens for b in app.fleet.backends),
+            "permits": sum(app.permits.taken(b) for b in app.fleet.backends),
+            "releases": app.releases.open,
+            "connections": sum(pool.open - pool.idle for pool in pools),
+        }
+        return {name: count for name, count in held.items() if count}
+
+
+async def until(
+    condition: Callable[[], bool], what: object = "the condition", *, within_s: float = QUIET_WITHIN_S
+) -> None:
+    """Look every few milliseconds whether `condition` holds; fails when it does not in time."""
+    loop = asyncio.get_running_loop()
+    by = loop.time() + within_s
+    while not condition():
+        assert loop.time() < by, f"waited {within_s:g} s in vain for {what() if callable(what) else what}"
+        await asyncio.sleep(0.005)
+
+
+def total(page: str, name: str, **labels: str) -> float:
+    """The sum of a metric's samples with these labels on a page in Prometheus' text format."""
+    wanted = [f'{key}="{value}"' for key, value in labels.items()]
+    lines = [line for line in page.splitlines() if line.startswith((f"{name}{{", f"{name} "))]
+    return sum(float(line.rsplit(" ", 1)[1]) for line in lines if all(label in line for label in wanted))
+
+
+def engine(role: str, **settings: Any) -> SimEngine:
+    """An engine that takes no time unless `settings` say otherwise."""
+    fields: dict[str, Any] = {"role": role, "time_scale": 0.0} | settings
+    return SimEngine(SimConfig(**fields))
+
+
+@asynccontextmanager
+async def site(*engines: SimEngine, quiet: bool = True, **sections: Any) -> AsyncIterator[Site]:
+    """Engines and a gateway in this process; with `quiet`, both hold nothing within 2 s of the block's end.
+
+    `sections` are settings by section, over those of `AT_ONCE`.
+    """
+    async with AsyncExitStack() as held:
+        for one in engines:
+            await one.start()
+            held.push_async_callback(one.stop)
+        here = await held.enter_async_context(gateway_over([Member(e.url, e.config.role) for e in engines], **sections))
+        yield here
+        if quiet:
+            await until(
+                lambda: not here.held() and not any(e.ledger.outstanding() for e in engines if e.running),
+                lambda: f"{here.held()} {[e.ledger.outstanding() for e in engines]}",
+            )
+
+
+@asynccontextmanager
+async def gateway_over(members: Sequence[Member], **sections: Any) -> AsyncIterator[Site]:
+    """A gateway in this process over engines that run."""
+    settings = settings_for(members, **sections)
+    async with running(settings) as gateway, httpx.AsyncClient(timeout=30, trust_env=False) as client:
+        yield Site(gateway, members, client)
+
+
+def settings_for(members: Iterable[Member], **sections: Any) -> Settings:
+    """Settings of a gateway over `members`. A section `engines` adds to the settings of each of them."""
+    more = sections.pop("engines", {})
+    merged = {name: AT_ONCE.get(name, {}) | sections.get(name, {}) for name in AT_ONCE.keys() | sections.keys()}
+    return load(flags=merged | {"backends": [asdict(member) | more for member in members]}, environ={})
+
+
+# Engines in a process of their own
+
+
+@dataclass(frozen=True, slots=True)
+class FleetProcess:
+    """Engines that run in another process, and what can be asked of them over HTTP."""
+
+    members: Sequence[Member]
+    client: httpx.AsyncClient
+
+    async def ledgers(self) -> list[dict[str, Any]]:
+        """What every engine has handed out and holds, in the order of `members`."""
+        return [(await self.client.get(f"{member.url}/sim/ledger")).json() for member in self.members]
+
+    async def add(self, role: str, *faults: Fault) -> None:
+        """Let these happen to every engine of a role."""
+        for member in self.members:
+            if member.role == role:
+                answer = await self.client.post(f"{member.url}/sim/faults", json=[asdict(fault) for fault in faults])
+                answer.raise_for_status()
+
+
+@asynccontextmanager
+async def fleet_process(*configs: SimConfig) -> AsyncIterator[FleetProcess]:
+    """Engines in one process, which ends with the block, or with this process."""
+    settings = orjson.dumps([asdict(config) for config in configs]).decode()
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "tests.support.fleet", settings),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    try:
+        told = orjson.loads(await process.stdout.readline())
+        async with httpx.AsyncClient(timeout=30, trust_env=False) as client:
+            yield FleetProcess([Member(**member) for member in told], client)
+    finally:
+        await process.communicate()
+
+
+async def _serve(configs: list[SimConfig]) -> None:
+    """Run engines until standard input ends."""
+    engines = [SimEngine(config) for config in configs]
+    for one in engines:
+        await one.start()
+    sys.stdout.write(orjson.dumps([{"url": one.url, "role": one.config.role} for one in engines]).decode() + "\n")
+    sys.stdout.flush()
+    await asyncio.to_thread(sys.stdin.read)
+    await asyncio.gather(*(one.stop() for one in engines))
+
+
+if __name__ == "__main__":
+    asyncio.run(_serve([SimConfig(**fields) for fields in orjson.loads(sys.argv[1])]))
