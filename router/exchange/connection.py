@@ -107,6 +107,8 @@ class EngineConnection(asyncio.Protocol):
             self._head_bytes += len(data)
         try:
             self._parser.feed_data(data)
+        except httptools.HttpParserCallbackError:
+            raise  # not the engine's fault but a sink's: the loop logs it and closes, which ends the exchange
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self._fail(BadAnswer(f"{self._engine}: not HTTP: {error}"))
             return
