@@ -1,0 +1,81 @@
+import pytest
+
+from router.engines import PAIRED, PLAIN
+from router.fleet.backend import ModelCard
+from router.fleet.load import Load
+from router.settings import Probes, Role
+from tests.support.builders import a_backend
+
+
+def test_an_engine_is_known_by_its_host_and_port() -> None:
+    backend = a_backend(port=8100)
+    assert (backend.id, backend.url, backend.role) == ("127.0.0.1:8100", "http://127.0.0.1:8100", Role.DECODE)
+
+
+def test_a_handoff_may_be_as_old_as_a_third_of_the_lease() -> None:
+    assert a_backend("prefill", kv_lease_s=30).handoff_max_age_s == pytest.approx(10)
+
+
+def test_or_as_old_as_the_settings_say() -> None:
+    assert a_backend("prefill", kv_lease_s=30, max_age_s=4.0).handoff_max_age_s == 4.0
+
+
+@pytest.mark.parametrize("role", [Role.PREFILL, Role.DECODE])
+def test_an_engine_of_a_pair_is_spoken_to_in_its_dialect(role: Role) -> None:
+    backend = a_backend(role)
+    assert backend.dialect is backend.paired is PAIRED["vllm-nixl"]
+
+
+def test_an_aggregated_engine_gets_plain_requests() -> None:
+    assert a_backend("aggregated").dialect is PLAIN
+
+
+def test_before_the_first_probe_an_engine_serves_what_is_configured_but_is_not_used() -> None:
+    backend = a_backend(up=False, models=("a", "b"))
+    assert (list(backend.models), backend.standing.usable) == (["a", "b"], False)
+
+
+def test_silence_of_two_probes_breaks_the_chain_of_life() -> None:
+    backend = a_backend(probes=Probes(interval_s=2, timeout_s=1))
+    for at in (10.0, 16.0):
+        backend.liveness.prove(at)
+    assert backend.liveness.alive_at(11.0) == 16.0
+    backend.liveness.prove(22.1)
+    assert backend.liveness.alive_at(11.0) == 11.0
+
+
+def test_a_lease_is_counted_against_it() -> None:
+    backend = a_backend()
+    backend.lease(10)
+    assert backend.load == Load(1, 10)
+
+
+def test_its_line_of_facts() -> None:
+    assert (
+        repr(a_backend(port=8100, requests=2, tokens=70)) == "<Backend decode 127.0.0.1:8100 up 2 requests, 70 tokens>"
+    )
+
+
+def test_the_facts_of_the_fleet_view() -> None:
+    backend = a_backend("prefill", 8100, requests=2, tokens=70, key="secret")
+    backend.models = {"m": ModelCard("m", 4096)}
+    backend.kv_peers["engine-1"] = ("127.0.0.1", 5600)
+    assert backend.describe(now=12.34) == {
+        "id": "127.0.0.1:8100",
+        "url": "http://127.0.0.1:8100",
+        "role": "prefill",
+        "group": "default",
+        "engine": "vllm-nixl",
+        "models": {"m": 4096},
+        "state": "up",
+        "why": "probes answered",
+        "since_s": 12.3,
+        "inflight_requests": 2,
+        "inflight_tokens": 70,
+        "kv_peers": {"engine-1": "127.0.0.1:5600"},
+    }
+
+
+def test_its_key_is_never_shown() -> None:
+    backend = a_backend(key="secret")
+    assert "secret" not in f"{backend!r} {backend.describe(0.0)}"

@@ -1,0 +1,84 @@
+import pytest
+
+from router.fleet.backend import Backend, ModelCard
+from router.fleet.fleet import Fleet
+from tests.support.builders import MODEL, a_backend
+
+
+def with_cards(backend: Backend, *cards: ModelCard) -> Backend:
+    backend.models = {card.id: card for card in cards}
+    return backend
+
+
+def test_a_snapshot_sorts_usable_engines_into_pools() -> None:
+    prefill, decode, aggregated = a_backend("prefill", 1), a_backend("decode", 2), a_backend("aggregated", 3)
+    snapshot = Fleet([prefill, decode, aggregated]).snapshot(MODEL)
+    assert (snapshot.prefill, snapshot.decode, snapshot.aggregated) == ([prefill], [decode], [aggregated])
+
+
+def test_engines_that_are_down_or_unknown_are_not_in_it() -> None:
+    down = a_backend(port=1)
+    for _ in range(3):
+        down.standing.bad_probe("x", 1.0)
+    snapshot = Fleet([down, a_backend(port=2, up=False)]).snapshot(MODEL)
+    assert (snapshot.decode, snapshot.known) == ([], True)
+
+
+def test_engines_of_other_models_are_not_in_it() -> None:
+    mine, other = a_backend(port=1), a_backend(port=2, models=("other",))
+    assert Fleet([mine, other]).snapshot(MODEL).decode == [mine]
+
+
+def test_a_model_that_nobody_serves_is_unknown() -> None:
+    fleet = Fleet([a_backend()])
+    assert (fleet.snapshot("nope").known, fleet.serves("nope"), fleet.serves(MODEL)) == (False, False, True)
+
+
+def test_a_request_in_both_its_legs_is_in_flight_once() -> None:
+    fleet = Fleet([a_backend("prefill", 1, requests=2), a_backend("decode", 2, requests=3), a_backend("aggregated", 3)])
+    fleet.backends[2].load.requests = 1
+    assert fleet.inflight == fleet.snapshot(MODEL).inflight == 4
+
+
+def test_models_are_listed_with_the_context_that_fits_everywhere() -> None:
+    fleet = Fleet(
+        [
+            with_cards(a_backend("prefill", 1), ModelCard("m", 8192)),
+            with_cards(a_backend("decode", 2), ModelCard("m", 4096, created=7, owned_by="vllm"), ModelCard("a")),
+            with_cards(a_backend("decode", 3), ModelCard("m", None)),
+        ]
+    )
+    assert fleet.models() == [ModelCard("a"), ModelCard("m", 4096, created=7)]
+
+
+def test_a_model_of_prefill_engines_alone_is_not_listed() -> None:
+    assert Fleet([with_cards(a_backend("prefill"), ModelCard("m"))]).models() == []
+
+
+@pytest.mark.parametrize(("role", "ready"), [("prefill", False), ("decode", True), ("aggregated", True)])
+def test_a_fleet_is_ready_with_one_engine_that_can_answer(role: str, ready: bool) -> None:
+    assert Fleet([a_backend(role)]).ready is ready
+
+
+def test_a_fleet_without_usable_engines_or_models_is_not_ready() -> None:
+    assert not Fleet([]).ready
+    assert not Fleet([a_backend(up=False)]).ready
+    assert not Fleet([with_cards(a_backend())]).ready
+
+
+def test_the_facts_of_the_fleet_view() -> None:
+    fleet = Fleet([a_backend("prefill", 1), a_backend("decode", 2, requests=3)])
+    facts = fleet.describe(now=1.0)
+    assert (facts["ready"], facts["inflight_requests"]) == (True, 3)
+    assert {pool: [engine["id"] for engine in engines] for pool, engines in facts["pools"].items()} == {
+        "prefill": ["127.0.0.1:1"],
+        "decode": ["127.0.0.1:2"],
+        "aggregated": [],
+    }
+
+
+def test_its_line_of_facts() -> None:
+    assert repr(Fleet([a_backend("prefill", 1), a_backend(port=2), a_backend(port=3, up=False)])) == (
+        "<Fleet 1/1 prefill, 1/2 decode>"
+    )
+    assert repr(Fleet([])) == "<Fleet empty>"

@@ -1,0 +1,243 @@
+import asyncio
+import random
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from itertools import pairwise
+from typing import Any
+
+import httpx
+import pytest
+import respx
+
+from router.fleet.backend import Backend, ModelCard
+from router.fleet.fleet import Fleet
+from router.fleet.probes import Prober
+from router.fleet.standing import State
+from router.settings import Probes
+from tests.support.builders import MODEL, a_backend
+from tests.support.virtual_time import virtual_time
+
+RULES = Probes(interval_s=2, down_interval_s=0.5, timeout_s=1, down_after=3, up_after=2, models_interval_s=30)
+CARD = {"id": MODEL, "object": "model", "created": 7, "owned_by": "vllm", "max_model_len": 4096}
+
+
+class Clock:
+    """Time that a test moves."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def engine() -> Iterator[respx.MockRouter]:
+    """An engine that is well, at the address of `a_backend()`; a test may change its answers."""
+    with respx.mock(base_url="http://127.0.0.1:8000", assert_all_called=False) as engine:
+        engine.get("/health", name="health").respond(200)
+        engine.get("/v1/models", name="models").respond(200, json={"data": [CARD]})
+        yield engine
+
+
+@asynccontextmanager
+async def prober(
+    *backends: Backend, clock: Clock | None = None, noticed: list[str] | None = None
+) -> AsyncIterator[Prober]:
+    def notice(backend: Backend) -> None:
+        if noticed is not None:
+            noticed.append(backend.standing.state.value)
+
+    async with httpx.AsyncClient() as client:
+        rng = random.Random(1)
+        yield Prober(Fleet(backends), client, RULES, clock=clock or Clock(), notice=notice, rng=rng)
+
+
+async def probed(backend: Backend, times: int = 1, clock: Clock | None = None) -> list[str]:
+    """The states that were noticed over some probes."""
+    noticed: list[str] = []
+    async with prober(backend, clock=clock, noticed=noticed) as probing:
+        for _ in range(times):
+            await probing.probe(backend)
+    return noticed
+
+
+def fresh(**settings: Any) -> Backend:
+    return a_backend(up=False, probes=RULES, **{"models": ()} | settings)
+
+
+async def test_a_good_first_look_brings_an_engine_in_with_its_models(engine: respx.MockRouter) -> None:
+    backend = fresh()
+    assert await probed(backend) == ["up"]
+    assert backend.models == {MODEL: ModelCard(MODEL, 4096, 7, "vllm")}
+
+
+async def test_a_change_of_state_is_noticed_once(engine: respx.MockRouter) -> None:
+    assert await probed(fresh(), times=5) == ["up"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        ({"return_value": httpx.Response(503)}, "/health answered 503"),
+        ({"return_value": httpx.Response(302)}, "/health answered 302"),
+        ({"side_effect": httpx.ConnectError}, "probe failed: ConnectError"),
+        ({"side_effect": httpx.ReadTimeout}, "probe failed: ReadTimeout"),
+        ({"side_effect": ConnectionResetError}, "probe failed: ConnectionResetError"),
+    ],
+)
+async def test_a_bad_health_is_why_an_engine_is_out(engine: respx.MockRouter, answer: dict[str, Any], why: str) -> None:
+    engine["health"].mock(**answer)
+    backend = fresh()
+    assert await probed(backend) == ["down"]
+    assert backend.standing.why == why
+
+
+@pytest.mark.parametrize(
+    ("listing", "why"),
+    [
+        (httpx.Response(401), "/v1/models answered 401"),
+        (httpx.Response(200, text="<html>"), "/v1/models is not a list of models"),
+        (httpx.Response(200, json=[]), "/v1/models is not a list of models"),
+        (httpx.Response(200, json={"data": {}}), "/v1/models is not a list of models"),
+        (httpx.Response(200, json={"data": [{"id": 5}]}), "/v1/models is not a list of models"),
+        (httpx.Response(200, json={"data": ["m"]}), "/v1/models is not a list of models"),
+        (httpx.Response(200, content=b"\xff\xfe"), "/v1/models is not a list of models"),
+    ],
+)
+async def test_an_engine_without_a_list_of_models_is_out(
+    engine: respx.MockRouter, listing: httpx.Response, why: str
+) -> None:
+    engine["models"].mock(return_value=listing)
+    backend = fresh()
+    assert await probed(backend) == ["down"]
+    assert backend.standing.why == why
+
+
+async def test_facts_of_a_model_that_are_no_facts_are_left_out(engine: respx.MockRouter) -> None:
+    card = {"id": "m", "max_model_len": "long", "created": None, "owned_by": 5}
+    engine["models"].respond(200, json={"data": [card]})
+    backend = fresh()
+    await probed(backend)
+    assert backend.models == {"m": ModelCard("m", None, 0, "pd-router")}
+
+
+async def test_an_engine_must_serve_the_models_that_are_configured_for_it(engine: respx.MockRouter) -> None:
+    backend = fresh(models=(MODEL, "other"))
+    await probed(backend)
+    assert (backend.standing.state, backend.standing.why) == (
+        State.DOWN,
+        "does not serve other, which is configured for it",
+    )
+
+
+async def test_an_engine_serves_no_other_model_than_those_configured_for_it(engine: respx.MockRouter) -> None:
+    engine["models"].respond(200, json={"data": [CARD, {"id": "adapter"}]})
+    backend = fresh(models=(MODEL,))
+    await probed(backend)
+    assert list(backend.models) == [MODEL]
+    assert backend.models[MODEL].max_model_len == 4096
+
+
+async def test_the_gateways_key_is_shown_with_the_question_for_models(engine: respx.MockRouter) -> None:
+    await probed(fresh(key="k"))
+    assert engine["models"].calls.last.request.headers["authorization"] == "Bearer k"
+    assert "authorization" not in engine["health"].calls.last.request.headers
+
+
+async def test_models_are_asked_for_now_and_then(engine: respx.MockRouter) -> None:
+    clock, backend = Clock(), fresh()
+    async with prober(backend, clock=clock) as probing:
+        for now, asked in ((100.0, 1), (102.0, 1), (129.9, 1), (130.0, 2), (132.0, 2)):
+            clock.now = now
+            await probing.probe(backend)
+            assert engine["models"].call_count == asked
+
+
+async def test_an_engine_that_was_away_is_asked_for_its_models_again(engine: respx.MockRouter) -> None:
+    backend = fresh()
+    async with prober(backend) as probing:
+        await probing.probe(backend)
+        engine["health"].respond(503)
+        for _ in range(RULES.down_after):
+            await probing.probe(backend)
+        engine["health"].respond(200)
+        engine["models"].respond(200, json={"data": [{"id": "adapter"}]})
+        for _ in range(RULES.up_after):
+            await probing.probe(backend)
+    assert (backend.standing.state, list(backend.models)) == (State.UP, ["adapter"])
+
+
+async def test_an_answered_probe_proves_life_from_when_it_was_sent(engine: respx.MockRouter) -> None:
+    clock, backend = Clock(), fresh()
+
+    def slow(_: httpx.Request) -> httpx.Response:
+        clock.now += 0.8
+        return httpx.Response(200)
+
+    engine["health"].mock(side_effect=slow)
+    await probed(backend, clock=clock)
+    assert backend.liveness.alive_at(0.0) == 0.0  # the chain begins later
+    assert backend.liveness.alive_at(100.0) == 100.0
+    await probed(backend, clock=clock)
+    assert backend.liveness.alive_at(100.0) == 100.8
+    assert backend.standing.since == 100.8
+
+
+async def test_a_failed_probe_proves_nothing(engine: respx.MockRouter) -> None:
+    clock, backend = Clock(), fresh()
+    await probed(backend, clock=clock)
+    engine["health"].respond(503)
+    clock.now = 102.0
+    await probed(backend, clock=clock)
+    assert backend.liveness.alive_at(100.0) == 100.0
+
+
+async def test_probes_give_an_engine_so_much_time(engine: respx.MockRouter) -> None:
+    await probed(fresh())
+    for route in ("health", "models"):
+        assert engine[route].calls.last.request.extensions["timeout"]["read"] == RULES.timeout_s
+
+
+async def test_the_first_round_looks_at_every_engine() -> None:
+    backends = [fresh(port=port) for port in (8000, 8001, 8002)]
+    with respx.mock() as engines:
+        engines.get(url__regex=r"http://127.0.0.1:800[01]/health").respond(200)
+        engines.get(url__regex=r"http://127.0.0.1:800[01]/v1/models").respond(200, json={"data": [CARD]})
+        engines.get("http://127.0.0.1:8002/health").mock(side_effect=httpx.ConnectError)
+        async with prober(*backends) as probing:
+            await probing.probe_all()
+    assert [backend.standing.state for backend in backends] == [State.UP, State.UP, State.DOWN]
+
+
+async def pauses(backend: Backend, span_s: float) -> list[float]:
+    """Seconds between the probes of the loop, over some time."""
+    loop = asyncio.get_running_loop()
+    at: list[float] = [loop.time()]
+
+    def seen(_: httpx.Request) -> httpx.Response:
+        at.append(loop.time())
+        return httpx.Response(200 if backend.standing.usable else 503)
+
+    with respx.mock(base_url=backend.url, assert_all_called=False) as engine:
+        engine.get("/health").mock(side_effect=seen)
+        engine.get("/v1/models").respond(200, json={"data": [CARD]})
+        async with prober(backend) as probing:
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(probing.run(), span_s)
+    return [later - earlier for earlier, later in pairwise(at)]
+
+
+@virtual_time
+async def test_an_engine_that_is_up_is_probed_every_interval_with_some_jitter() -> None:
+    gaps = await pauses(a_backend(probes=RULES, models=()), span_s=60)
+    assert 24 <= len(gaps) <= 37
+    assert all(1.6 <= gap <= 2.5 for gap in gaps)
+    assert max(gaps) - min(gaps) > 0.2
+
+
+@virtual_time
+async def test_an_engine_that_is_down_is_probed_more_often_so_that_it_is_soon_back() -> None:
+    gaps = await pauses(a_backend(probes=RULES, up=False), span_s=15)
+    assert 24 <= len(gaps) <= 37
+    assert all(0.4 <= gap <= 0.65 for gap in gaps)
