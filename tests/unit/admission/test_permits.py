@@ -1,0 +1,85 @@
+import math
+from random import Random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from router.admission.permits import Permit, Permits
+from router.settings import Admission, Role
+from tests.support.builders import a_backend
+
+LIMITS = Admission(prefill_permits=1, decode_permits=2)
+
+
+@pytest.mark.parametrize(("role", "limit"), [(Role.PREFILL, 1), (Role.DECODE, 2), (Role.AGGREGATED, 2)])
+def test_each_engine_of_a_pool_has_the_pools_limit(role: Role, limit: int) -> None:
+    permits, backend, other = Permits(LIMITS), a_backend(role, 1), a_backend(role, 2)
+    for _ in range(limit):
+        assert permits.has_room(backend)
+        permits.take(backend)
+    assert (permits.has_room(backend), permits.has_room(other)) == (False, True)
+
+
+def test_no_limit_is_no_limit() -> None:
+    permits, backend = Permits(Admission(decode_permits=0)), a_backend()
+    for _ in range(1000):
+        permits.take(backend)
+    assert permits.has_room(backend)
+
+
+def test_a_permit_given_back_makes_room() -> None:
+    permits, backend = Permits(LIMITS), a_backend("prefill")
+    permit = permits.take(backend)
+    permit.release()
+    assert (permits.has_room(backend), permits.taken(backend), permit.open) == (True, 0, False)
+
+
+def test_a_permit_is_given_back_once() -> None:
+    permits, backend = Permits(LIMITS), a_backend()
+    first, _ = permits.take(backend), permits.take(backend)
+    first.release()
+    first.release()
+    assert permits.taken(backend) == 1
+
+
+def test_taking_where_there_is_no_room_is_a_mistake() -> None:
+    permits, backend = Permits(LIMITS), a_backend("prefill")
+    permits.take(backend)
+    with pytest.raises(AssertionError, match="no permit left"):
+        permits.take(backend)
+
+
+def test_a_pools_permits_are_counted() -> None:
+    permits, pool = Permits(LIMITS), [a_backend(port=1), a_backend(port=2)]
+    permits.take(pool[0])
+    assert permits.of_pool(pool) == (3.0, 1)
+    assert permits.of_pool([]) == (0.0, 0)
+    assert Permits(Admission(decode_permits=0)).of_pool(pool) == (math.inf, 0)
+
+
+@given(st.lists(st.booleans(), max_size=60), st.randoms(use_true_random=False))
+def test_in_any_order_permits_stay_within_limits_and_return_to_zero(takes: list[bool], rng: Random) -> None:
+    permits = Permits(LIMITS)
+    engines = [a_backend("prefill", 1), a_backend("decode", 2), a_backend("decode", 3)]
+    held: list[Permit] = []
+    for take in takes:
+        engine = rng.choice(engines)
+        if take and permits.has_room(engine):
+            held.append(permits.take(engine))
+        elif held:
+            rng.choice(held).release()
+        for backend, limit in zip(engines, (1, 2, 2), strict=True):
+            out = sum(permit.open for permit in held if permit.backend is backend)
+            assert permits.taken(backend) == out <= limit
+    for permit in held:
+        permit.release()
+    assert [permits.taken(engine) for engine in engines] == [0, 0, 0]
+
+
+def test_their_lines_of_facts() -> None:
+    permits = Permits(LIMITS)
+    permit = permits.take(a_backend(port=1))
+    assert (repr(permit), repr(permits)) == ("<Permit 127.0.0.1:1 open>", "<Permits 1 taken>")
+    permit.release()
+    assert (repr(permit), repr(permits)) == ("<Permit 127.0.0.1:1 released>", "<Permits 0 taken>")

@@ -1,0 +1,41 @@
+import random
+
+import pytest
+
+from router.routing.policies.least_loaded import LeastLoaded, work
+from router.settings import Role
+from tests.support.builders import a_backend, a_call
+
+
+def test_a_prefill_engines_work_is_its_tokens() -> None:
+    few_long, many_short = (
+        a_backend("prefill", 1, requests=1, tokens=9000),
+        a_backend("prefill", 2, requests=9, tokens=90),
+    )
+    assert LeastLoaded(random.Random(1)).pick([few_long, many_short], a_call()) is many_short
+
+
+@pytest.mark.parametrize("role", [Role.DECODE, Role.AGGREGATED])
+def test_a_decode_engines_work_is_its_streams(role: Role) -> None:
+    few_long, many_short = a_backend(role, 1, requests=1, tokens=9000), a_backend(role, 2, requests=9, tokens=90)
+    assert LeastLoaded(random.Random(1)).pick([few_long, many_short], a_call()) is few_long
+
+
+def test_of_as_many_streams_the_shorter_prompts_are_less() -> None:
+    assert work(a_backend(requests=2, tokens=10)) < work(a_backend(requests=2, tokens=20))
+
+
+def test_ties_are_broken_at_random() -> None:
+    free, also_free, busy = a_backend(port=1), a_backend(port=2), a_backend(port=3, requests=1)
+    policy = LeastLoaded(random.Random(1))
+    picked = [policy.pick([free, also_free, busy], a_call()) for _ in range(200)]
+    assert 70 <= picked.count(free) <= 130
+    assert busy not in picked
+
+
+def test_a_load_that_follows_the_picks_stays_even() -> None:
+    engines = [a_backend(port=port) for port in range(1, 5)]
+    policy = LeastLoaded(random.Random(1))
+    for _ in range(100):
+        policy.pick(engines, a_call()).lease(10)
+    assert [engine.load.requests for engine in engines] == [25] * 4

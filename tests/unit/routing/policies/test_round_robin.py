@@ -1,0 +1,31 @@
+from router.fleet.backend import Backend
+from router.routing.policies.round_robin import RoundRobin
+from tests.support.builders import a_backend, a_call
+
+A, B, C = (a_backend(port=port) for port in (1, 2, 3))
+
+
+def picks(policy: RoundRobin, candidates: list[Backend], times: int) -> list[Backend]:
+    return [policy.pick(candidates, a_call()) for _ in range(times)]
+
+
+def test_each_engine_has_its_turn() -> None:
+    assert picks(RoundRobin(), [A, B, C], 6) == [A, B, C, A, B, C]
+
+
+def test_the_order_of_the_candidates_does_not_matter_once_it_is_set() -> None:
+    policy = RoundRobin()
+    picks(policy, [A, B, C], 3)
+    assert picks(policy, [C, B, A], 3) == [A, B, C]
+
+
+def test_an_engine_that_was_away_is_next_once_and_gets_no_arrears() -> None:
+    policy = RoundRobin()
+    picks(policy, [A, B, C], 3)
+    picks(policy, [A, B], 10)
+    assert picks(policy, [A, B, C], 4) == [C, A, B, C]
+
+
+def test_load_is_of_no_interest() -> None:
+    busy = a_backend(port=4, requests=99)
+    assert picks(RoundRobin(), [busy, A], 2) == [busy, A]

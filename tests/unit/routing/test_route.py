@@ -1,0 +1,18 @@
+import dataclasses
+
+import pytest
+
+from router.routing.route import Route, Shortage
+from router.settings import Role
+from router.telemetry.events import RouteKind
+from tests.support.builders import a_backend
+
+
+def test_a_route_once_chosen_does_not_change() -> None:
+    route = Route(RouteKind.LOCAL, a_backend(), None, "short_prompt")
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        route.prefill = a_backend("prefill")  # type: ignore[misc]
+
+
+def test_a_shortage_names_the_pool() -> None:
+    assert Shortage(Role.DECODE, saturated=True, reason="decode_saturated").pool == "decode"
