@@ -59,7 +59,7 @@ class Trace:
     traceparent: str | None = None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Call:
     """One request of a client, validated.
 
@@ -77,6 +77,10 @@ class Call:
     undisaggregatable: str | None
     fields: Mapping[str, Any] = field(repr=False)
     body: bytes = field(repr=False)
+
+    def drop_body(self) -> None:
+        """Let go of the body: an engine has it, and its answer may stream for minutes."""
+        self.fields, self.body = {}, b""
 
 
 def parse(api: Api, raw: bytes, trace: Trace, *, strip_engine_fields: bool = False) -> Call:

@@ -46,8 +46,7 @@ class Gateway:
         """One request. Whatever happens, the client gets one answer and the journey one end."""
         journey = Journey(client.trace.request_id, api.label, self.clock(), self.clock, self.observers)
         try:
-            raw = await client.body()  # receive
-            call = parse(api, raw, client.trace, strip_engine_fields=self.strip_engine_fields)
+            call = parse(api, await client.body(), client.trace, strip_engine_fields=self.strip_engine_fields)
             async with client.present():
                 route = self._choose(call, journey)
                 with Grant(self.permits, route.decode, route.prefill, call.prompt_tokens) as grant:  # admit, lease

@@ -67,9 +67,15 @@ class Exchange:
         `EngineRefusal`.
         """
         async with self._connections.to(legs.decode.url).checkout() as held:
-            handoff = await self._handoff(call, legs, journey)
-            with self._releases.unless_used(handoff, legs.decode):
-                yield await self._decode(held, call, legs.decode, handoff, journey)
+            yield await self._open(held, call, legs, journey)
+
+    async def _open(self, held: Checkout, call: Call, legs: Legs, journey: Journey) -> Opened:
+        """Both legs. What only they need, body and hand-over, is not kept for as long as a stream lasts."""
+        handoff = await self._handoff(call, legs, journey)
+        with self._releases.unless_used(handoff, legs.decode):
+            opened = await self._decode(held, call, legs.decode, handoff, journey)
+        call.drop_body()
+        return opened
 
     async def _handoff(self, call: Call, legs: Legs, journey: Journey) -> Handoff | None:
         """The prefill leg, if the route has one; None when decode is to compute the prompt itself."""
