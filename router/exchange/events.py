@@ -74,11 +74,7 @@ class EventStream:
         """Events of one read come at once, as the client sees them."""
         if not events:
             return
-        journey = self._journey
-        now = journey.clock()
-        if self._last_at is not None:
-            journey.event_gaps_s.append(now - self._last_at)
-        if events > 1:
-            journey.event_gaps_s.extend([0.0] * (events - 1))
-        journey.events += events
+        now = self._journey.clock()
+        gaps_s = [] if self._last_at is None else [now - self._last_at]
+        self._journey.passed(events, gaps_s + [0.0] * (events - 1) if events > 1 else gaps_s)
         self._last_at = now

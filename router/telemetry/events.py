@@ -13,6 +13,10 @@ from router.errors import Outcome, RequestError
 Clock = Callable[[], float]
 
 
+GAPS_PER_BATCH = 256
+"""Times between events kept per stream before observers take them: 8 KB, and few answers are longer."""
+
+
 class RouteKind(StrEnum):
     """Which way a request went: over both pools, decode alone, an aggregated engine, or nowhere."""
 
@@ -29,6 +33,7 @@ class Stage(Enum):
     PREFILLED = auto()
     FELL_BACK = auto()
     COMMITTED = auto()
+    PACED = auto()
     SETTLED = auto()
 
 
@@ -80,6 +85,14 @@ class Journey:
         self.fallback_reason, self.fallback_detail = reason, detail
         self.route = RouteKind.LOCAL
         self._show(Stage.FELL_BACK)
+
+    def passed(self, events: int, gaps_s: list[float]) -> None:
+        """Events went to the client; the times between them are shown a batch at a time."""
+        self.events += events
+        self.event_gaps_s += gaps_s
+        if len(self.event_gaps_s) >= GAPS_PER_BATCH:
+            self._show(Stage.PACED)
+            self.event_gaps_s.clear()
 
     def committed(self) -> None:
         """The first byte of an answer goes to the client."""

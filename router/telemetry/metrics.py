@@ -84,6 +84,8 @@ class RequestMetrics:
                 self._prefill_s.observe((journey.model,), journey.prefill_s)
             case Stage.FELL_BACK:
                 self._fallbacks.labels(Role.PREFILL.value, journey.fallback_reason).inc()
+            case Stage.PACED:
+                self._inter_token_s.observe_all((journey.model, journey.route.value), journey.event_gaps_s)
             case Stage.SETTLED:
                 self._settled(journey)
 
