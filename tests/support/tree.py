@@ -9,11 +9,9 @@ SOURCE = ROOT / "router"
 
 def files(below: Path = ROOT) -> Iterator[Path]:
     """Every file that is not made by a tool, in a stable order."""
-    made = {line.rstrip("/") for line in (ROOT / ".gitignore").read_text().splitlines() if line.endswith("/")} | {
-        ".git"
-    }
+    made = [line.rstrip("/") for line in (ROOT / ".gitignore").read_text().splitlines()] + [".git"]
     for path in sorted(below.iterdir()):
-        if path.name in made or path.match("*.egg-info"):
+        if any(path.match(pattern) for pattern in made):
             continue
         if path.is_dir():
             yield from files(path)
