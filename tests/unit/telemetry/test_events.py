@@ -1,0 +1,90 @@
+import pytest
+
+from router.errors import ClientGone, Outcome
+from router.telemetry.events import GAPS_PER_BATCH, Journey, RouteKind, Stage
+
+
+class Clock:
+    """A clock that a test moves."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Seen:
+    """An observer that remembers stages and, of each, how many gaps it saw."""
+
+    def __init__(self) -> None:
+        self.stages: list[Stage] = []
+        self.gaps: list[int] = []
+
+    def observe(self, stage: Stage, journey: Journey) -> None:
+        self.stages.append(stage)
+        self.gaps.append(len(journey.event_gaps_s))
+
+
+def journey(clock: Clock, *observers: Seen) -> Journey:
+    return Journey("r-1", "chat", clock(), clock, observers)
+
+
+def test_every_stage_is_shown_once_in_order() -> None:
+    clock, seen = Clock(), Seen()
+    told = journey(clock, seen)
+    told.chosen(RouteKind.DISAGGREGATED, "novel_prompt", "d:1", "p:1")
+    told.prefill_sent()
+    told.prefilled()
+    told.committed()
+    told.settled(Outcome.OK, 200)
+    assert seen.stages == [Stage.CHOSEN, Stage.PREFILLED, Stage.COMMITTED, Stage.SETTLED]
+
+
+def test_times_are_those_of_the_clock() -> None:
+    clock = Clock()
+    told = journey(clock)
+    told.chosen(RouteKind.DISAGGREGATED, "novel_prompt", "d:1", "p:1")
+    for seconds, step in ((1, told.prefill_sent), (2, told.prefilled), (3, told.committed)):
+        clock.now += seconds
+        step()
+    clock.now += 4
+    told.settled(Outcome.OK, 200)
+    assert (told.prefill_s, told.handoff_s, told.ttft_s, told.total_s) == (2, 3, 6, 10)
+
+
+def test_a_request_that_fell_back_has_no_hand_over_time() -> None:
+    clock = Clock()
+    told = journey(clock)
+    told.chosen(RouteKind.DISAGGREGATED, "novel_prompt", "d:1", "p:1")
+    told.prefill_sent()
+    told.fell_back("connect_failed", "p:1: refused")
+    told.committed()
+    assert told.route is RouteKind.LOCAL
+    assert told.handoff_s is None
+    assert told.prefill_s is None
+
+
+def test_a_request_without_an_answer_has_no_times_of_one() -> None:
+    told = journey(Clock())
+    gone = ClientGone()
+    told.settled(gone.outcome, gone.status, gone)
+    assert (told.ttft_s, told.handoff_s) == (None, None)
+    assert told.total_s == 0
+
+
+def test_an_end_comes_once() -> None:
+    told = journey(Clock())
+    told.settled(Outcome.OK, 200)
+    with pytest.raises(AssertionError, match="settled twice"):
+        told.settled(Outcome.OK, 200)
+
+
+def test_gaps_are_shown_in_batches_and_then_forgotten() -> None:
+    seen = Seen()
+    told = journey(Clock(), seen)
+    for _ in range(GAPS_PER_BATCH + 1):
+        told.passed(1, [0.01])
+    assert seen.stages == [Stage.PACED]
+    assert seen.gaps == [GAPS_PER_BATCH]
+    assert (told.events, len(told.event_gaps_s)) == (GAPS_PER_BATCH + 1, 1)

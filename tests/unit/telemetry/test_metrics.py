@@ -1,0 +1,129 @@
+from prometheus_client import CollectorRegistry
+
+from router.admission.permits import Permits
+from router.errors import Outcome, Unavailable
+from router.fleet.fleet import Fleet
+from router.settings import Admission, Role
+from router.telemetry.events import GAPS_PER_BATCH, Journey, RouteKind
+from router.telemetry.metrics import FleetMetrics, RequestMetrics
+from tests.support.builders import MODEL, a_backend
+
+
+class Watch:
+    """A clock that a test moves."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Told:
+    """Metrics of journeys, and the values that Prometheus would read."""
+
+    def __init__(self) -> None:
+        self.clock = Watch()
+        self.registry = CollectorRegistry()
+        self.metrics = RequestMetrics(self.registry)
+
+    def journey(self, *, stream: bool = True) -> Journey:
+        told = Journey("r-1", "chat", self.clock(), self.clock, (self.metrics,))
+        told.model, told.stream = MODEL, stream
+        return told
+
+    def value(self, name: str, **labels: str) -> float | None:
+        return self.registry.get_sample_value(f"pd_router_{name}", labels)
+
+
+def hand_over(told: Told, journey: Journey) -> None:
+    """A disaggregated stream: 1 s of prefill, 2 s of hand-over, two gaps, 4 s in all."""
+    journey.chosen(RouteKind.DISAGGREGATED, "novel_prompt", "d:1", "p:1")
+    journey.prefill_sent()
+    told.clock.now += 1
+    journey.prefilled()
+    told.clock.now += 2
+    journey.committed()
+    journey.passed(3, [0.5, 0.5])
+    told.clock.now += 1
+    journey.settled(Outcome.OK, 200)
+
+
+def test_a_stream_is_counted_and_timed() -> None:
+    told = Told()
+    hand_over(told, told.journey())
+    by_route = {"model": MODEL, "route": "disaggregated"}
+    assert told.value("requests_total", api="chat", outcome="ok", **by_route) == 1
+    assert told.value("decisions_total", route="disaggregated", reason="novel_prompt") == 1
+    assert told.value("prefill_seconds_sum", model=MODEL) == 1
+    assert told.value("handoff_seconds_sum", model=MODEL) == 2
+    assert told.value("ttft_seconds_sum", **by_route) == 3
+    assert told.value("request_seconds_sum", **by_route) == 4
+    assert told.value("inter_token_seconds_count", **by_route) == 2
+
+
+def test_a_complete_answer_has_no_time_to_first_token() -> None:
+    told = Told()
+    hand_over(told, told.journey(stream=False))
+    by_route = {"model": MODEL, "route": "disaggregated"}
+    assert told.value("ttft_seconds_count", **by_route) is None
+    assert told.value("request_seconds_count", **by_route) == 1
+
+
+def test_no_gap_of_a_long_stream_is_lost_or_counted_twice() -> None:
+    told = Told()
+    journey = told.journey()
+    journey.chosen(RouteKind.LOCAL, "short_prompt", "d:1", None)
+    journey.committed()
+    for _ in range(2 * GAPS_PER_BATCH + 7):
+        journey.passed(1, [0.01])
+    journey.settled(Outcome.OK, 200)
+    assert told.value("inter_token_seconds_count", model=MODEL, route="local") == 2 * GAPS_PER_BATCH + 7
+
+
+def test_a_fallback_is_counted_and_moves_the_request_to_its_new_route() -> None:
+    told = Told()
+    journey = told.journey()
+    journey.chosen(RouteKind.DISAGGREGATED, "novel_prompt", "d:1", "p:1")
+    journey.fell_back("timeout", None)
+    journey.settled(Outcome.OK, 200)
+    assert told.value("fallback_total", pool="prefill", reason="timeout") == 1
+    assert told.value("requests_total", model=MODEL, api="chat", route="local", outcome="ok") == 1
+
+
+def test_a_request_without_a_route_tells_what_was_short() -> None:
+    told = Told()
+    journey = told.journey()
+    journey.reason = "decode_saturated"
+    error = Unavailable("no decode engine is free")
+    journey.settled(error.outcome, error.status, error)
+    assert told.value("decisions_total", route="none", reason="decode_saturated") == 1
+    assert told.value("requests_total", model=MODEL, api="chat", route="none", outcome="rejected") == 1
+
+
+def test_releases_are_counted_by_reason() -> None:
+    told = Told()
+    told.metrics.released("client_gone")
+    told.metrics.stranded("timeout")
+    assert told.value("kv_released_total", reason="client_gone") == 1
+    assert told.value("kv_stranded_total", reason="timeout") == 1
+
+
+def test_gauges_are_read_from_the_fleet() -> None:
+    registry = CollectorRegistry()
+    up, down = a_backend(Role.DECODE, 1, requests=2, tokens=30), a_backend(Role.PREFILL, 2, up=False)
+    permits = Permits(Admission(decode_permits=5, prefill_permits=0))
+    permits.take(up)
+    registry.register(FleetMetrics(Fleet([up, down]), permits))
+
+    def value(name: str, **labels: str) -> float | None:
+        return registry.get_sample_value(f"pd_router_{name}", labels)
+
+    assert value("backend_up", pool="decode", backend="127.0.0.1:1") == 1
+    assert value("backend_up", pool="prefill", backend="127.0.0.1:2") == 0
+    assert value("inflight_requests", pool="decode", backend="127.0.0.1:1") == 2
+    assert value("inflight_tokens", pool="decode", backend="127.0.0.1:1") == 30
+    assert value("permits", pool="decode", state="taken") == 1
+    assert value("permits", pool="decode", state="free") == 4
+    assert value("permits", pool="prefill", state="free") == float("inf")
+    assert value("ready") == 1
