@@ -1,0 +1,19 @@
+from router.edge.readiness import Readiness
+from router.fleet.fleet import Fleet
+from router.settings import Role
+from tests.support.builders import a_backend
+
+
+def test_ready_with_one_engine_that_can_answer() -> None:
+    assert Readiness(Fleet([a_backend(Role.DECODE)])).reasons_against() == []
+
+
+def test_not_ready_without_an_engine_that_can_answer() -> None:
+    fleet = Fleet([a_backend(Role.PREFILL, 1), a_backend(Role.DECODE, 2, up=False)])
+    assert Readiness(fleet).reasons_against() == ["no usable engine that can answer"]
+
+
+def test_not_ready_while_draining() -> None:
+    readiness = Readiness(Fleet([a_backend(Role.AGGREGATED)]))
+    readiness.draining = True
+    assert readiness.reasons_against() == ["draining"]
