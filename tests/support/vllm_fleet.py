@@ -1,0 +1,173 @@
+"""Real vLLM engines and a gateway in front of them, as processes; what the engines say they hold and have done."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+from prometheus_client.parser import text_string_to_metric_families
+
+ROOT = Path(__file__).parents[2]
+ENGINES = [sys.executable, str(ROOT / "deploy" / "local" / "engines.py")]
+SETTLING_S = 2.0
+"""How long engines may take to free what nobody needs any more, and to publish what they counted."""
+
+EVERY_PROMPT_IS_HANDED_OVER = {"ROUTING__MIN_NOVEL_TOKENS": "0", "ROUTING__MIN_CONCURRENCY": "0"}
+
+
+@dataclass(frozen=True)
+class PromptTokens:
+    """Where an engine had its prompt tokens from, summed over its life."""
+
+    pulled: int
+    cached: int
+    computed: int
+
+    @property
+    def total(self) -> int:
+        return self.pulled + self.cached + self.computed
+
+    def __sub__(self, other: "PromptTokens") -> "PromptTokens":
+        return PromptTokens(self.pulled - other.pulled, self.cached - other.cached, self.computed - other.computed)
+
+
+@dataclass(frozen=True)
+class Engine:
+    """An engine, seen through its metrics."""
+
+    url: str
+
+    def prompt_tokens(self) -> PromptTokens:
+        samples = self._samples("vllm:prompt_tokens_by_source_total", "source")
+        return PromptTokens(
+            *(int(samples.get(source, 0)) for source in ("external_kv_transfer", "local_cache_hit", "local_compute"))
+        )
+
+    def prompt_tokens_since(self, before: PromptTokens, expected: int) -> PromptTokens:
+        """What was added to `before`, once it is as much as `expected`; engines publish with a later step."""
+        until(lambda: (self.prompt_tokens() - before).total >= expected)
+        return self.prompt_tokens() - before
+
+    def at_rest(self) -> bool:
+        """Whether it soon runs nothing and holds no KV."""
+        return until(lambda: not (self.running or self.waiting or self.kv_usage))
+
+    @property
+    def kv_usage(self) -> float:
+        """Share of its KV blocks that are in use."""
+        return self._value("vllm:kv_cache_usage_perc")
+
+    @property
+    def running(self) -> float:
+        return self._value("vllm:num_requests_running")
+
+    @property
+    def waiting(self) -> float:
+        return self._value("vllm:num_requests_waiting")
+
+    def _value(self, name: str) -> float:
+        return sum(self._samples(name, "engine").values())
+
+    def _samples(self, name: str, label: str) -> dict[str, float]:
+        return samples(f"{self.url}/metrics", name, label)
+
+
+@dataclass(frozen=True)
+class Engines:
+    """The engines of one run of the kit. `reference` answers plain requests."""
+
+    prefill: Engine
+    decode: Engine
+    reference: Engine
+    folder: Path
+
+    def at_rest(self) -> bool:
+        """Whether both ends of the hand-over soon run nothing and hold no KV."""
+        return self.prefill.at_rest() and self.decode.at_rest()
+
+
+@dataclass(frozen=True)
+class Gateway:
+    """A gateway process."""
+
+    url: str
+    ops_url: str
+
+    def count(self, name: str, label: str) -> dict[str, float]:
+        """A metric of its own, by one label."""
+        return samples(f"{self.ops_url}/metrics", f"pd_router_{name}", label)
+
+
+def samples(url: str, name: str, label: str) -> dict[str, float]:
+    """The values of a metric by one label, summed over the others."""
+    found: dict[str, float] = {}
+    for family in text_string_to_metric_families(httpx.get(url, timeout=30).text):
+        for sample in family.samples:
+            if sample.name == name:
+                key = sample.labels.get(label, "")
+                found[key] = found.get(key, 0) + sample.value
+    return found
+
+
+def until(condition: Callable[[], bool], within_s: float = SETTLING_S) -> bool:
+    """Whether a condition comes true in time."""
+    deadline = time.monotonic() + within_s
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+@contextmanager
+def vllm_engines(model: str, folder: Path, *, colocated: int = 0) -> Iterator[Engines]:
+    """A prefill and a decode engine on free ports, installed when they are missing, ended on leaving.
+
+    The reference is a colocated engine if there is one, else the prefill engine.
+    """
+    where = ["--run-dir", str(folder)]
+    options = ["--model", model, "--base-port", "0", "--colocated", str(colocated)]
+    try:
+        up = subprocess.run([*ENGINES, "up", *where, *options], stdout=subprocess.PIPE, check=True)
+        urls = json.loads(up.stdout)
+        prefill, decode = Engine(urls["prefill"][0]), Engine(urls["decode"][0])
+        yield Engines(prefill, decode, Engine(urls["colocated"][0]) if colocated else prefill, folder)
+    finally:
+        subprocess.run([*ENGINES, "down", *where], check=True)
+
+
+@contextmanager
+def gateway_process(prefill_url: str, decode_url: str, log: Path, **settings: str) -> Iterator[Gateway]:
+    """`pd-router serve` in front of a pair, with both engines in use; told to stop on leaving, and held to status 0."""
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("PD_ROUTER_")}
+    settings = {"DRAIN__DRAIN_ACCEPT_S": "0", **EVERY_PROMPT_IS_HANDED_OVER, **settings}
+    environ |= {f"PD_ROUTER_{name}": value for name, value in settings.items()}
+    argv = [sys.executable, "-m", "router", "serve", "--host", "127.0.0.1", "--port", "0", "--ops-port", "0"]
+    argv += ["--prefill", prefill_url, "--decode", decode_url]
+    with log.open("wb") as output:
+        process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environ, cwd=ROOT)
+    try:
+        yield _ready(process, log)
+        process.terminate()
+        assert process.wait(20) == 0, log.read_text()
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _ready(process: "subprocess.Popen[bytes]", log: Path) -> Gateway:
+    """The gateway, once it is listening and takes both engines for usable."""
+    serving = re.compile(r"data=(\S+) operations=(\S+)")
+    assert until(lambda: bool(serving.search(log.read_text())) or process.poll() is not None, 30), log.read_text()
+    addresses = serving.search(log.read_text())
+    assert addresses, log.read_text()
+    gateway = Gateway(addresses[1], addresses[2])
+    assert until(lambda: list(gateway.count("backend_up", "pool").values()) == [1, 1], 30), log.read_text()
+    return gateway

@@ -1,0 +1,39 @@
+"""The engines and the gateway that most acceptance tests share: the model tiny, started once."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from openai import OpenAI
+
+from tests.support.openai_sdk import sdk
+from tests.support.vllm_fleet import Engines, Gateway, gateway_process, vllm_engines
+
+
+@pytest.fixture(scope="session")
+def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engines]:
+    """A pair and a colocated reference with the model tiny."""
+    with vllm_engines("tiny", tmp_path_factory.mktemp("engines"), colocated=1) as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def gateway(engines: Engines, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    """The gateway in front of the pair."""
+    log: Path = tmp_path_factory.mktemp("gateway") / "gateway.log"
+    with gateway_process(engines.prefill.url, engines.decode.url, log) as started:
+        yield started
+
+
+@pytest.fixture
+def client(gateway: Gateway) -> Iterator[OpenAI]:
+    """The OpenAI SDK on the gateway."""
+    with sdk(gateway.url) as opened:
+        yield opened
+
+
+@pytest.fixture
+def plain(engines: Engines) -> Iterator[OpenAI]:
+    """The OpenAI SDK on the reference engine."""
+    with sdk(engines.reference.url) as opened:
+        yield opened
