@@ -133,7 +133,8 @@ class EngineConnection(asyncio.Protocol):
             self._close()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._headers[name.lower()] = value
+        if not self._head_complete:  # trailers come after the head was judged, and without end
+            self._headers[name.lower()] = value
 
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
