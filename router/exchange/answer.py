@@ -51,7 +51,8 @@ class Answer:
         data = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
         self._chunks.clear()
         self._held_bytes = 0
-        self._connection.resume()
+        if not self._paused:
+            self._connection.resume()
         return data
 
     async def push_to(self, receive: Callable[[bytes], None]) -> None:
@@ -83,10 +84,10 @@ class Answer:
         """
         self._high_water_bytes = limit_bytes
         self._connection.resume()
-        while not self.complete:
-            if self._held_bytes > limit_bytes:
-                raise BadAnswer(f"answer larger than {limit_bytes} bytes")
+        while not self.complete and self._held_bytes <= limit_bytes:
             await self._wait()
+        if self._held_bytes > limit_bytes:
+            raise BadAnswer(f"answer larger than {limit_bytes} bytes")
         return await self.read()
 
     def limit(self, idle_s: float, deadline: float) -> None:
