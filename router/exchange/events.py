@@ -41,11 +41,12 @@ class EventStream:
             return self._take_apart(data)
         if data[:1] == b":" or (self._prefill_cached_tokens is not None and rewrite.USAGE in data):
             return self._take_apart(data)
-        if data.endswith(LAST):
-            self.done = True
-            data = data[: -len(LAST)]
-        self._note(data.count(END))
-        return data
+        events = data.removesuffix(LAST)
+        if DONE in events:
+            return self._take_apart(data)
+        self.done = len(events) < len(data)
+        self._note(events.count(END))
+        return events
 
     def end(self) -> None:
         """The body has ended. Raises `BadAnswer` when the stream had not."""

@@ -1,120 +1,132 @@
 import itertools
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from router.engines.plain import Plain
-from router.errors import BadAnswer, EngineError
-from router.exchange.events import DONE, END, LAST, MAX_EVENT_BYTES, EventStream
+from router.errors import BadAnswer, EngineError, EngineFault
+from router.exchange.events import MAX_EVENT_BYTES, EventStream
 from router.telemetry.events import Journey
+from tests.support.scripted_engine import DONE, event
 
-TEXTS = st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\r\n"), max_size=30), min_size=1, max_size=8)
-
-
-def a_stream(cached_tokens: int | None = None) -> tuple[EventStream, Journey]:
-    times = iter(range(10_000))
-    journey = Journey("r-1", "chat", 0.0, lambda: float(next(times)), ())
-    return EventStream(Plain().is_error, journey, cached_tokens), journey
+USAGE = b'data: {"choices":[],"usage":{"prompt_tokens":9,"prompt_tokens_details":{"cached_tokens":9}}}\n\n'
+ERROR = b'data: {"error":{"message":"no","code":500}}\n\n'
 
 
-def event(text: str) -> bytes:
-    return b"data: " + text.encode()
+def journey(clock: Callable[[], float] = lambda: 0.0) -> Journey:
+    """The journey of a stream."""
+    return Journey("1", "chat", 0.0, clock, ())
 
 
-def cut(data: bytes, places: list[int]) -> list[bytes]:
-    edges = [0, *sorted(place % (len(data) + 1) for place in places), len(data)]
-    return [data[a:b] for a, b in itertools.pairwise(edges) if a < b]
+def reader(cached_tokens: int | None = None) -> EventStream:
+    """A stream that is about to begin."""
+    return EventStream(Plain().is_error, journey(), cached_tokens)
 
 
-@given(TEXTS, st.lists(st.integers(0, 10_000), max_size=12), st.sampled_from([b"\n\n", b"\r\n\r\n"]))
-def test_cuts_change_nothing(texts: list[str], places: list[int], separator: bytes) -> None:
-    events = [event(text) for text in texts if event(text) != DONE]
-    stream, journey = a_stream()
-    whole = separator.join([*events, DONE, b""])
-    out = b"".join(stream.take(piece) for piece in cut(whole, places))
-    stream.end()
-    assert out == END.join([*events, b""]) if events else out == b""
-    assert journey.events == len(events)
+def cut(data: bytes, cuts: list[int]) -> list[bytes]:
+    """`data` in pieces."""
+    edges = [0, *sorted(min(at, len(data)) for at in cuts), len(data)]
+    return [data[start:end] for start, end in itertools.pairwise(edges) if start < end]
 
 
-@pytest.mark.parametrize("place", range(len(b'data: {"error":{"message":"x"}}') + 2))
-def test_an_error_event_is_seen_wherever_it_is_cut(place: int) -> None:
-    stream, _ = a_stream()
-    stream.take(b"data: {}\n\n")
-    failing = b'data: {"error":{"message":"x"}}\n\n'
-    with pytest.raises(EngineError):
-        [stream.take(piece) for piece in (failing[:place], failing[place:]) if piece]
+def read(pieces: list[bytes], cached_tokens: int | None = None) -> tuple[list[bytes], bool]:
+    """The events that come out of a stream, and whether it was a good one."""
+    stream, out = reader(cached_tokens), b""
+    try:
+        for piece in pieces:
+            out += stream.take(piece)
+        stream.end()
+    except EngineFault:
+        return out.split(b"\n\n")[:-1], False
+    return out.split(b"\n\n")[:-1], True
 
 
-def test_an_error_that_comes_with_other_events_is_seen() -> None:
-    stream, _ = a_stream()
-    with pytest.raises(EngineError):
-        stream.take(b'data: {}\n\ndata: {"error":{}}\n\ndata: [DONE]\n\n')
+parts = st.lists(
+    st.sampled_from([event("a"), event("b\n\r: data: [DONE]"), b": ping\n\n", USAGE, b"event: x\ndata: 1\n\n"]),
+    max_size=6,
+)
+cuts = st.lists(st.integers(0, 700), max_size=10)
 
 
-def test_text_that_speaks_of_errors_is_text() -> None:
-    stream, _ = a_stream()
-    data = b'data: {"choices":[{"delta":{"content":"{\\"error\\""},"x":{"error":1}}]}\n\n'
-    assert stream.take(data) == data
+@given(parts=parts, cuts=cuts, crlf=st.booleans(), cached=st.sampled_from([None, 3]))
+def test_a_stream_has_the_same_events_wherever_the_network_cuts_it(
+    parts: list[bytes], cuts: list[int], crlf: bool, cached: int | None
+) -> None:
+    wanted = [part[:-2] for part in parts if not part.startswith(b":")]
+    if cached is not None:
+        wanted = [part.replace(b'"cached_tokens":9', b'"cached_tokens":3') for part in wanted]
+    data = b"".join([*parts, DONE])
+    assert read(cut(data.replace(b"\n", b"\r\n") if crlf else data, cuts), cached) == (wanted, True)
 
 
-def test_done_is_kept_until_the_body_has_ended() -> None:
-    stream, _ = a_stream()
-    assert stream.take(b"data: {}\n\n" + LAST) == b"data: {}\n\n"
+@given(
+    before=parts, bad=st.sampled_from([ERROR, DONE + event("late"), DONE + DONE, DONE + ERROR]), after=parts, cuts=cuts
+)
+def test_a_bad_stream_is_bad_wherever_the_network_cuts_it(
+    before: list[bytes], bad: bytes, after: list[bytes], cuts: list[int]
+) -> None:
+    events, good = read(cut(b"".join([*before, bad, *after, DONE]), cuts))
+    wanted = [part[:-2] for part in before if not part.startswith(b":")]
+    assert not good
+    assert events == wanted[: len(events)]
+
+
+@pytest.mark.parametrize("data", [b"", event("a"), event("a") + DONE[:-2], event("a") + b"data: 1", b": ping\n\n"])
+def test_a_stream_that_just_ends_is_no_complete_one(data: bytes) -> None:
+    stream = reader()
+    if data:
+        stream.take(data)
+    with pytest.raises(BadAnswer, match="failed") as caught:
+        stream.end()
+    assert caught.value.detail == "the stream ended without [DONE]"
+
+
+def test_what_follows_done_in_its_read_is_found() -> None:
+    with pytest.raises(BadAnswer):
+        reader().take(event("a") + DONE + event("b"))
+    with pytest.raises(BadAnswer):
+        reader().take(event("a") + DONE + DONE)
+
+
+def test_done_is_kept_back() -> None:
+    stream = reader()
+    assert stream.take(event("a") + DONE) == event("a")
     assert stream.done
     stream.end()
 
 
-@pytest.mark.parametrize("more", [b"data: {}\n\n", b"data: [DONE]\n\n"])
-def test_nothing_comes_after_done(more: bytes) -> None:
-    stream, _ = a_stream()
-    stream.take(LAST)
-    with pytest.raises(BadAnswer) as caught:
-        stream.take(more)
-    assert "after" in str(caught.value.detail)
+def test_an_error_event_is_a_failure_of_the_engine() -> None:
+    with pytest.raises(EngineError):
+        reader().take(ERROR)
+    with pytest.raises(EngineError):
+        reader().take(event("a") + ERROR)
 
 
-def test_nothing_comes_after_done_in_the_same_bytes_either() -> None:
-    stream, _ = a_stream()
-    with pytest.raises(BadAnswer) as caught:
-        stream.take(LAST + b"data: {}\r\n\r\n")
-    assert "after" in str(caught.value.detail)
+def test_an_event_has_a_bounded_size() -> None:
+    whole = b"data: " + b"x" * MAX_EVENT_BYTES
+    with pytest.raises(BadAnswer):
+        reader().take(whole)
+    with pytest.raises(BadAnswer):
+        reader().take(b":\n\n" + whole + b"\n\n")
+    stream = reader()
+    for _ in range(MAX_EVENT_BYTES >> 16):
+        assert stream.take(b"x" * (1 << 16)) == b""
+    with pytest.raises(BadAnswer):
+        stream.take(b"x")
 
 
-@pytest.mark.parametrize("data", [b"", b"data: {}\n\n", b"data: {}\n\ndata: [DO", b"data: {}\n\ndata: [DONE]"])
-def test_a_stream_that_just_ends_is_no_success(data: bytes) -> None:
-    stream, _ = a_stream()
-    stream.take(data)
-    with pytest.raises(BadAnswer) as caught:
-        stream.end()
-    assert "without" in str(caught.value.detail)
+def test_comments_do_not_travel() -> None:
+    assert reader().take(b": ping\n\n" + event("a")) == event("a")
+    assert reader().take(event("a") + b": ping\n\n") == event("a")
 
 
-@pytest.mark.parametrize("comment", [b": keep-alive\n\n", b":\n\n"])
-def test_comments_are_dropped_and_not_counted(comment: bytes) -> None:
-    stream, journey = a_stream()
-    assert stream.take(comment) == b""
-    assert stream.take(b"data: {}\n\n" + comment) == b"data: {}\n\n"
-    assert journey.events == 1
-
-
-def test_an_endless_event_is_refused() -> None:
-    stream, _ = a_stream()
-    with pytest.raises(BadAnswer) as caught:
-        stream.take(b"data: " + b"x" * MAX_EVENT_BYTES)
-    assert "larger" in str(caught.value.detail)
-
-
-def test_the_usage_event_tells_what_prefill_had_cached() -> None:
-    stream, _ = a_stream(cached_tokens=96)
-    data = b'data: {"choices":[],"usage":{"prompt_tokens_details":{"cached_tokens":147}}}\n\n'
-    assert b'"cached_tokens":96' in stream.take(data)
-
-
-def test_events_of_one_read_come_at_once() -> None:
-    stream, journey = a_stream()
-    stream.take(b"data: 1\n\n")
-    stream.take(b"data: 2\n\ndata: 3\n\n")
-    assert journey.event_gaps_s == [1.0, 0.0]
-    assert journey.events == 3
+def test_events_and_their_gaps_are_noted() -> None:
+    times = itertools.count(10.0, 0.5)
+    seen = journey(lambda: next(times))
+    stream = EventStream(Plain().is_error, seen, None)
+    for data in (event("a"), event("b") + event("c"), b": ping\n\n", event("d") + DONE):
+        stream.take(data)
+    assert seen.events == 4
+    assert seen.event_gaps_s == [0.5, 0.0, 0.5]
