@@ -1,29 +1,29 @@
 from router.call import Trace
 from router.exchange.head import post
-from router.settings import Role
-from tests.support.builders import a_backend
+from router.fleet.backend import Backend
+from router.settings import BackendSettings, Probes, Role
 
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
-def lines(head: bytes) -> list[bytes]:
-    assert head.endswith(b"\r\n\r\n")
-    return head.split(b"\r\n")[:-2]
+def backend(key: str | None = None) -> Backend:
+    """An engine."""
+    return Backend(BackendSettings(url="http://engine:8000", role=Role.DECODE), Probes(), now=0, key=key)
 
 
 def test_an_engine_gets_these_headers_and_no_other() -> None:
-    head = post(a_backend(Role.DECODE, 8201), "/v1/completions", 12, Trace("id-1"))
-    assert lines(head) == [
-        b"POST /v1/completions HTTP/1.1",
-        b"host: 127.0.0.1:8201",
-        b"content-type: application/json",
-        b"accept: */*",
-        b"accept-encoding: identity",
-        b"x-request-id: id-1",
-        b"content-length: 12",
-    ]
+    assert post(backend(), "/v1/completions", 17, Trace("id-1")) == (
+        b"POST /v1/completions HTTP/1.1\r\n"
+        b"host: engine:8000\r\n"
+        b"content-type: application/json\r\n"
+        b"accept: */*\r\n"
+        b"accept-encoding: identity\r\n"
+        b"x-request-id: id-1\r\n"
+        b"content-length: 17\r\n"
+        b"\r\n"
+    )
 
 
-def test_the_engines_own_key_and_the_trace_go_along_where_there_are_any() -> None:
-    head = post(a_backend(Role.DECODE, 8201, key="s3cret"), "/v1/completions", 0, Trace("id-1", TRACEPARENT))
-    assert lines(head)[-2:] == [b"authorization: Bearer s3cret", b"traceparent: " + TRACEPARENT.encode()]
+def test_its_own_key_and_a_trace_are_added_where_there_are_any() -> None:
+    lines = post(backend("sk-1"), "/v1/completions", 17, Trace("id-1", TRACEPARENT)).split(b"\r\n")
+    assert lines[-4:] == [b"authorization: Bearer sk-1", f"traceparent: {TRACEPARENT}".encode(), b"", b""]
