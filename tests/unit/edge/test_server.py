@@ -1,0 +1,50 @@
+import asyncio
+import socket
+
+import httpx
+import pytest
+
+from router.edge.client import Receive, Scope, Send
+from router.edge.server import Listener, ListenError, listen, listener, url_of
+
+
+async def hello(scope: Scope, receive: Receive, send: Send) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+    await send({"type": "http.response.body", "body": b"hi"})
+
+
+def test_a_taken_address_is_named() -> None:
+    with listen("127.0.0.1", 0) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ListenError, match=f"cannot listen on 127.0.0.1:{port}: Address already in use"):
+            listen("127.0.0.1", port)
+
+
+@pytest.mark.parametrize(
+    ("family", "host", "shown"),
+    [
+        (socket.AF_INET, "127.0.0.1", "http://127.0.0.1:{}"),
+        (socket.AF_INET, "0.0.0.0", "http://127.0.0.1:{}"),
+        (socket.AF_INET6, "::1", "http://[::1]:{}"),
+    ],
+)
+def test_a_url_can_be_pasted(family: socket.AddressFamily, host: str, shown: str) -> None:
+    with socket.socket(family) as bound:
+        bound.bind((host, 0))
+        assert url_of(bound) == shown.format(bound.getsockname()[1])
+
+
+async def served(server: Listener, listening: socket.socket) -> str:
+    async with asyncio.TaskGroup() as group:
+        serving = group.create_task(server.serve_on(listening))
+        async with httpx.AsyncClient() as client:
+            answer = await client.get(url_of(listening), headers={"connection": "close"})
+        server.should_exit = True
+        await serving
+    return answer.text
+
+
+async def test_two_listeners_share_a_process_and_leave_its_signals_alone() -> None:
+    with listen("127.0.0.1", 0) as first, listen("127.0.0.1", 0) as second:
+        texts = await asyncio.gather(served(listener(hello, 1), first), served(listener(hello, 1), second))
+    assert list(texts) == ["hi", "hi"]

@@ -1,0 +1,65 @@
+import asyncio
+
+import httpx
+import pytest
+
+from router.app import build, running
+from router.edge.server import ListenError
+from router.settings import Settings
+
+NOWHERE = "http://127.0.0.1:9"
+
+
+def settings(**sections: object) -> Settings:
+    defaults: dict[str, object] = {
+        "listen": {"host": "127.0.0.1", "port": 0},
+        "ops": {"port": 0},
+        "drain": {"drain_accept_s": 0, "drain_timeout_s": 1},
+        "backends": [{"url": NOWHERE, "role": "decode"}],
+    }
+    return Settings.model_validate(defaults | sections)
+
+
+def test_building_starts_nothing() -> None:
+    app = build(settings())
+    assert app.connections.open == 0
+    assert [backend.id for backend in app.fleet.backends] == ["127.0.0.1:9"]
+
+
+def test_the_age_of_hand_overs_is_a_third_of_the_lease_unless_it_is_set() -> None:
+    backends = [{"url": NOWHERE, "role": "prefill", "kv_lease_s": 12}, {"url": "http://127.0.0.1:7", "role": "decode"}]
+    assert build(settings(backends=backends)).fleet.backends[0].handoff_max_age_s == 4
+    chosen = build(settings(backends=backends, handoff={"handoff_max_age_s": 2}))
+    assert chosen.fleet.backends[0].handoff_max_age_s == 2
+
+
+def test_an_engines_key_is_read_from_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ENGINE_KEY", "s3cret")
+    app = build(settings(backends=[{"url": NOWHERE, "role": "decode", "key_env": "ENGINE_KEY"}]))
+    assert app.fleet.backends[0].key == "s3cret"
+    assert "s3cret" not in repr(app)
+
+
+async def test_a_gateway_without_usable_engines_is_alive_but_not_ready() -> None:
+    async with running(settings()) as gateway, httpx.AsyncClient(base_url=gateway.ops_url) as client:
+        assert (await client.get("/healthz")).status_code == 200
+        assert (await client.get("/readyz")).status_code == 503
+        assert (await client.get("/fleet")).json()["pools"]["decode"][0]["state"] == "down"
+
+
+async def test_nothing_is_left_of_a_gateway_that_ended() -> None:
+    before = asyncio.all_tasks()
+    async with running(settings()) as gateway:
+        pass
+    assert asyncio.all_tasks() == before
+    assert gateway.app.connections.open == 0
+    with pytest.raises(httpx.ConnectError):
+        await httpx.AsyncClient().get(gateway.data_url)
+
+
+async def test_an_address_that_is_taken_leaves_the_other_free() -> None:
+    async with running(settings()) as first:
+        taken = int(first.ops_url.rsplit(":", 1)[1])
+        with pytest.raises(ListenError):
+            async with running(settings(ops={"port": taken})):
+                pass
