@@ -14,10 +14,14 @@ from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
 from router.admission.permits import Permits
+from router.edge.body_memory import BodyMemory
+from router.edge.census import Census, connections_for, file_limit, raise_file_limit
 from router.edge.client import Limits
 from router.edge.data import DataApp
+from router.edge.guarded import Guards
 from router.edge.operations import operations_app
 from router.edge.readiness import Readiness
+from router.edge.request_ids import RequestIds
 from router.edge.server import Listener, listen, listener, url_of
 from router.exchange.exchange import Exchange
 from router.exchange.pool import Connections
@@ -27,13 +31,19 @@ from router.fleet.backend import Backend
 from router.fleet.fleet import Fleet
 from router.fleet.probes import Prober
 from router.gateway import Gateway
+from router.json_bounds import JsonBounds
 from router.routing.choose import Chooser
 from router.settings import Settings, engine_key
 from router.supervision import Tasks
+from router.telemetry.edge import EdgeMetrics
 from router.telemetry.logs import AccessLog, configure
+from router.telemetry.loop_lag import LoopLag
 from router.telemetry.metrics import FleetMetrics, RequestMetrics
 
 log = logging.getLogger(__name__)
+
+OPERATIONS_CONNECTIONS = 128
+"""Probes, scrapers and people; with its own count, so that clients cannot keep them out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +60,9 @@ class App:
     data: DataApp
     operations: FastAPI
     registry: CollectorRegistry
+    data_guards: Guards
+    operations_guards: Guards
+    loop_lag: LoopLag
 
 
 def build(settings: Settings) -> App:
@@ -76,11 +89,40 @@ def build(settings: Settings) -> App:
         clock=clock,
         strip_engine_fields=settings.edge.strip_engine_fields,
         local_fallback=settings.routing.on_prefill_unavailable == "local",
+        json_bounds=JsonBounds(settings.edge.max_json_depth, settings.edge.max_json_values),
     )
     readiness = Readiness(fleet)
-    data = DataApp(gateway, fleet, Limits(settings.edge.max_body_bytes, settings.timeouts.write_stall_s))
-    operations = operations_app(fleet, readiness, registry, clock)
-    return App(settings, fleet, permits, connections, releases, readiness, prober, data, operations, registry)
+    edge_metrics, ids = EdgeMetrics(registry), RequestIds()
+    bodies = BodyMemory(settings.edge.max_buffered_body_bytes, edge_metrics)
+    data_guards, operations_guards = _guards(settings, edge_metrics, ids)
+    return App(
+        settings=settings,
+        fleet=fleet,
+        permits=permits,
+        connections=connections,
+        releases=releases,
+        readiness=readiness,
+        prober=prober,
+        data=DataApp(
+            gateway, fleet, Limits(settings.edge.max_body_bytes, settings.timeouts.write_stall_s, bodies), ids
+        ),
+        operations=operations_app(fleet, readiness, registry, clock),
+        registry=registry,
+        data_guards=data_guards,
+        operations_guards=operations_guards,
+        loop_lag=LoopLag(registry),
+    )
+
+
+def _guards(settings: Settings, metrics: EdgeMetrics, ids: RequestIds) -> tuple[Guards, Guards]:
+    """Those of the data and of the operations listener."""
+    edge = settings.edge
+    connections = edge.max_connections or connections_for(file_limit())
+    clients = Census(connections, edge.max_connections_per_address, metrics)
+    metrics.read_connections_from(lambda: clients.open)
+    operators = Census(OPERATIONS_CONNECTIONS, OPERATIONS_CONNECTIONS, metrics)
+    write_stall_s = settings.timeouts.write_stall_s
+    return Guards(edge, write_stall_s, clients, metrics, ids), Guards(edge, write_stall_s, operators, metrics, ids)
 
 
 def _backend(settings: Settings, number: int) -> Backend:
@@ -123,6 +165,7 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
     Its door opens after one look at every engine. At the end it stops listening, lets open streams go on for at most
     `drain.drain_timeout_s`, and gives back what it holds.
     """
+    raise_file_limit()
     app = build(settings)
     background = Tasks()
     async with AsyncExitStack() as held:
@@ -133,7 +176,9 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
         held.push_async_callback(background.close)
         await app.prober.probe_all()
         background.spawn(app.prober.run(), "probes")
-        data, ops = listener(app.data, settings.drain.drain_timeout_s), listener(app.operations, 1)
+        background.spawn(app.loop_lag.run(), "loop lag")
+        data = listener(app.data, app.data_guards, settings.drain.drain_timeout_s)
+        ops = listener(app.operations, app.operations_guards, 1)
         async with asyncio.TaskGroup() as listeners:
             serving = listeners.create_task(data.serve_on(data_socket), name="data listener")
             listeners.create_task(ops.serve_on(ops_socket), name="operations listener")

@@ -190,11 +190,9 @@ def _serve(args: argparse.Namespace) -> int:
     settings = load(args.config, _listener_flags(args) | {"log": log, "backends": backends})
     if not settings.backends:
         raise SettingsError([NO_BACKENDS])
-    import uvloop
-
     from router.app import serve
 
-    return _until_stopped(serve(settings), settings, uvloop.new_event_loop)
+    return _until_stopped(serve(settings), settings, _loop_factory(settings.process.loop))
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -227,6 +225,12 @@ def _listener_flags(args: argparse.Namespace) -> dict[str, object]:
 
 def _given(**flags: object) -> dict[str, object]:
     return {name: value for name, value in flags.items() if value is not None}
+
+
+def _loop_factory(loop: str) -> Callable[[], asyncio.AbstractEventLoop]:
+    import uvloop
+
+    return uvloop.new_event_loop if loop == "uvloop" else asyncio.new_event_loop
 
 
 def _until_stopped(

@@ -8,6 +8,7 @@
         MethodNotAllowed     405
         UnsupportedMedia     415
         TooLarge             413
+        Malformed            400, 408, 414, 417, 431, 505: no request that this server reads
       EngineRefusal        an engine's own 4xx: passed on, nobody is blamed, nothing is retried
       Unavailable          503 + Retry-After: no usable engine, or no room
       EngineFault          502: the engine broke its side
@@ -100,6 +101,17 @@ class TooLarge(ClientFault):
 
     status = 413
     code = "request_too_large"
+
+
+class Malformed(ClientFault):
+    """What came is no request that this server reads: its framing, its size, its pace. The connection is closed."""
+
+    code = "malformed_request"
+
+    def __init__(self, message: str, *, status: int = 400, code: str = "malformed_request") -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
 
 
 class EngineRefusal(RequestError):

@@ -9,6 +9,7 @@ from typing import Any
 
 from router.call import Trace
 from router.edge import replies
+from router.edge.body_memory import BodyMemory
 from router.edge.protocol import EXTENSION, DirectWriter
 from router.errors import ClientGone, RequestError, TooLarge, UnsupportedMedia
 
@@ -21,10 +22,14 @@ TRACEPARENT = re.compile(rb"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one client may ask for: a body of so many bytes, and so many seconds without taking a byte."""
+    """What one client may ask for: a body of so many bytes, and so many seconds without taking a byte.
+
+    `bodies` is what the bodies of all clients may take together.
+    """
 
     max_body_bytes: int
     write_stall_s: float
+    bodies: BodyMemory
 
 
 class AsgiClient:
@@ -36,31 +41,49 @@ class AsgiClient:
         self._send = send
         self._limits = limits
         self._started = False
+        self._unread = False
+        self._held = limits.bodies.share()
         self._direct: DirectWriter | None = scope.get("extensions", {}).get(EXTENSION)
         traceparent = self._headers.get(b"traceparent", b"")
         self.trace = Trace(request_id, traceparent.decode() if TRACEPARENT.fullmatch(traceparent) else None)
 
     async def body(self) -> bytes:
-        """The whole body. Raises `TooLarge` before reading what is over the limit, `UnsupportedMedia`."""
+        """The whole body, which counts as held until the client is watched or told of a failure.
+
+        Raises `TooLarge` before reading what is over the limit, `UnsupportedMedia`, `Unavailable`.
+        """
+        self._unread = True
         self._check_media()
         declared = self._headers.get(b"content-length", b"0")
         if declared.isdigit() and int(declared) > self._limits.max_body_bytes:
             raise self._too_large()
+        try:
+            parts = await self._parts()
+        except BaseException:
+            self._held.give_back()
+            raise
+        self._unread = False
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    async def _parts(self) -> list[bytes]:
         parts: list[bytes] = []
-        size = 0
         while True:
             message = await self._receive()
             if message["type"] == "http.disconnect":
                 raise ClientGone
             parts.append(message.get("body", b""))
-            size += len(parts[-1])
-            if size > self._limits.max_body_bytes:
+            self._held.take(len(parts[-1]))
+            if self._held.held_bytes > self._limits.max_body_bytes:
                 raise self._too_large()
             if not message.get("more_body"):
-                return parts[0] if len(parts) == 1 else b"".join(parts)
+                return parts
 
     def present(self) -> "Presence":
-        """A block that runs while the client is there, and ends with `ClientGone` when it leaves."""
+        """A block that runs while the client is there, and ends with `ClientGone` when it leaves.
+
+        By now the body is parsed: it does not count as held any more.
+        """
+        self._held.give_back()
         return Presence(self._direct, self._receive)
 
     @property
@@ -86,13 +109,16 @@ class AsgiClient:
         await self._complete(200, content_type, body)
 
     async def fail(self, error: RequestError) -> None:
-        """Tell an error, in whatever form is still possible."""
+        """Tell an error, in whatever form is still possible. What was not read of the body is not waited for."""
+        self._held.give_back()
         if isinstance(error, ClientGone):
             return
         if self._started:
             await self.finish(replies.error_events(error))
         else:
-            body, headers = replies.error_body(error), replies.error_headers(error)
+            body, headers = replies.error_body(error), [*replies.error_headers(error)]
+            if self._unread:
+                headers.append((b"connection", b"close"))
             await self._complete(error.status, b"application/json", body, headers)
 
     async def _complete(self, status: int, content_type: bytes, body: bytes, headers: replies.Headers = ()) -> None:

@@ -3,8 +3,6 @@
 The hot routes are plain ASGI because FastAPI's stack costs 20 us a request and would read the body a second time.
 """
 
-import itertools
-import secrets
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -14,6 +12,7 @@ from starlette.exceptions import HTTPException
 from router.call import Api
 from router.edge import replies
 from router.edge.client import AsgiClient, Limits, Receive, Scope, Send
+from router.edge.request_ids import RequestIds
 from router.errors import MethodNotAllowed, NotFound, RequestError, UnknownModel
 from router.fleet.backend import ModelCard
 from router.fleet.fleet import Fleet
@@ -22,26 +21,14 @@ from router.gateway import Gateway
 HOT_ROUTES = {api.value: api for api in Api}
 
 
-class RequestIds:
-    """Ids that are unique over gateways and restarts: a random prefix and a counter."""
-
-    def __init__(self) -> None:
-        self._prefix = secrets.token_hex(6)
-        self._numbers = itertools.count(1)
-
-    def new(self) -> str:
-        """The next id."""
-        return f"{self._prefix}-{next(self._numbers):x}"
-
-
 class DataApp:
     """The ASGI application that clients talk to."""
 
-    def __init__(self, gateway: Gateway, fleet: Fleet, limits: Limits) -> None:
+    def __init__(self, gateway: Gateway, fleet: Fleet, limits: Limits, ids: RequestIds) -> None:
         self._gateway = gateway
         self._limits = limits
-        self._ids = RequestIds()
-        self._rest = _rest(fleet, self._ids)
+        self._ids = ids
+        self._rest = _rest(fleet, ids)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""

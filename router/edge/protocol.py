@@ -1,4 +1,4 @@
-"""The server's side of one client connection: uvicorn's protocol, with what the gateway needs beside ASGI.
+"""The server's side of one client connection: a guarded one, with what the gateway needs beside ASGI.
 
 ASGI has no way to write without a task, and none to hear that a client left without waiting for it. Both are offered
 to the application as an extension in its scope.
@@ -7,7 +7,9 @@ to the application as an extension in its scope.
 import asyncio
 from collections.abc import Callable
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+
+from router.edge.guarded import GuardedProtocol
 
 EXTENSION = "pd_router.direct"
 
@@ -39,16 +41,20 @@ class DirectWriter:
         self._protocol.on_slow = None
 
     def when_gone(self, gone: Callable[[], None] | None) -> None:
-        """Have `gone` called when the client leaves; at once if it has left."""
-        self._protocol.on_gone = gone
+        """Have `gone` called once when the client leaves; at once if it has left.
+
+        The server stops reading after a large body, and without reading nobody hears of a client that leaves.
+        """
         if gone is not None and self._protocol.transport.is_closing():
             gone()
+            return
+        self._protocol.on_gone = gone
+        self._protocol.flow.resume_reading()
 
 
-class GatewayProtocol(HttpToolsProtocol):
+class GatewayProtocol(GuardedProtocol):
     """One client connection."""
 
-    write_stall_s = 60.0
     on_gone: Callable[[], None] | None = None
     on_slow: tuple[Callable[[], None], Callable[[], None]] | None = None
     _stall: asyncio.TimerHandle | None = None
@@ -71,7 +77,7 @@ class GatewayProtocol(HttpToolsProtocol):
     def pause_writing(self) -> None:
         """The client falls behind: slow the engine down, and drop a client that stays behind."""
         super().pause_writing()
-        self._stall = self.loop.call_later(self.write_stall_s, self.transport.abort)
+        self._stall = self.loop.call_later(self.guards.write_stall_s, self.transport.abort)
         if self.on_slow is not None:
             self.on_slow[0]()
 

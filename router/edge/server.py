@@ -11,9 +11,9 @@ from typing import Any
 
 import uvicorn
 
+from router.edge.guarded import Guards
 from router.edge.protocol import GatewayProtocol
 
-KEEP_ALIVE_S = 15
 BACKLOG = 4096
 
 
@@ -34,18 +34,22 @@ class Listener(uvicorn.Server):
         await self.serve(sockets=[listening])
 
 
-def listener(app: Any, drain_timeout_s: float) -> Listener:  # noqa: ANN401 - uvicorn's own type for applications
+def listener(app: Any, guards: Guards, drain_timeout_s: float) -> Listener:  # noqa: ANN401 - uvicorn's own type
     """A listener for an ASGI application that lets open streams go on for `drain_timeout_s` when told to stop."""
+    shared = guards
+
+    class Connection(GatewayProtocol):
+        guards = shared
+
     config = uvicorn.Config(
         app,
-        http=GatewayProtocol,
+        http=Connection,
         ws="none",
         lifespan="off",
         log_config=None,
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=max(1, round(drain_timeout_s)),
     )
     return Listener(config)

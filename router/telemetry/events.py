@@ -150,3 +150,13 @@ class ReleaseObserver(Protocol):
 
     def stranded(self, reason: str) -> None:
         """Nobody could be told: the engine holds it until its lease ends."""
+
+
+class EdgeObserver(Protocol):
+    """Is told what the edge turned away."""
+
+    def shed(self, reason: str) -> None:
+        """A connection or a request, for want of room."""
+
+    def refused(self, code: str) -> None:
+        """What is not a request that is answered here, or came too slowly."""

@@ -8,6 +8,7 @@ import pytest
 from router.edge.client import AsgiClient, Limits
 from router.edge.protocol import EXTENSION
 from router.errors import BadAnswer, ClientGone, EngineTimeout, RequestError, TooLarge, Unavailable, UnsupportedMedia
+from tests.support.edge import body_memory
 
 TRACEPARENT = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
@@ -33,7 +34,7 @@ class Asgi:
         self.sent.append(message)
 
     def client(self, **limits: Any) -> AsgiClient:
-        allowed = Limits(**({"max_body_bytes": 100, "write_stall_s": 0.02} | limits))
+        allowed = Limits(**({"max_body_bytes": 100, "write_stall_s": 0.02, "bodies": body_memory()} | limits))
         return AsgiClient(self.scope, self.messages.get, self.send, "id-1", allowed)
 
     @property

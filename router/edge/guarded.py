@@ -1,0 +1,314 @@
+"""A server connection that cannot be used to starve or to mislead: uvicorn's protocol within limits of size and time.
+
+uvicorn has no bound on heads, no timer for heads and bodies, and closes in a way that can destroy the answer it just
+gave. Here every connection is in one phase, each phase has its deadline, and what is refused gets an error in the
+OpenAI shape after the answers to all that was asked before it. After a refusal nothing more is parsed.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
+
+import httptools
+from uvicorn._types import ASGI3Application
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+
+from router.edge import replies
+from router.edge.census import Census, site_of
+from router.edge.head_rules import RequestLine, fault_in, head_too_large, target_too_long, upgrade_refused
+from router.edge.http10 import close_delimited
+from router.edge.request_ids import RequestIds
+from router.edge.timers import Deadline, body_deadline
+from router.errors import Malformed, RequestError
+from router.settings import Edge
+from router.telemetry.events import EdgeObserver
+
+LINGER_S = 2.0
+"""How long a client may take to read a refusal before the connection is cut."""
+
+LINGER_BYTES = 1 << 16
+"""How much of what a refused client goes on sending is thrown away; then it is not read any more."""
+
+FRAMING_BYTES = 1 << 14
+"""What chunk sizes, chunk extensions and trailers may take beyond the body's own size."""
+
+
+class Phase(Enum):
+    """What a connection is waiting for."""
+
+    FRESH = auto()
+    HEAD = auto()
+    BODY = auto()
+    ANSWER = auto()
+    IDLE = auto()
+    CLOSING = auto()
+
+
+BEFORE_HEAD = frozenset({Phase.FRESH, Phase.HEAD, Phase.IDLE})
+
+
+@dataclass(frozen=True, slots=True)
+class Guards:
+    """What the connections of one listener share."""
+
+    limits: Edge
+    write_stall_s: float
+    census: Census
+    observer: EdgeObserver
+    ids: RequestIds
+
+
+class Outlet:
+    """The transport as a request sees it: its `close` leaves the client time to read the answer."""
+
+    __slots__ = ("close", "is_closing", "write")
+
+    def __init__(self, protocol: "GuardedProtocol", transport: asyncio.Transport) -> None:
+        self.write = transport.write
+        self.is_closing = transport.is_closing
+        self.close = protocol.end
+
+
+class GuardedProtocol(HttpToolsProtocol):
+    """One client connection; `guards` is set by the listener's subclass."""
+
+    guards: Guards
+    _phase = Phase.FRESH
+    _refusal: RequestError | None = None
+    _body_begun_at = 0.0
+    _received_bytes = 0
+    _body_bytes = 0
+    _discarded_bytes = 0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Let the client in, or tell it that there is no room."""
+        super().connection_made(transport)
+        guards = self.guards
+        self._outlet = Outlet(self, transport)
+        self._head_room = guards.limits.max_head_bytes
+        self._deadline = Deadline(self.loop, self._too_slow)
+        self._site = site_of(self.client[0]) if self.client else ""
+        shed = guards.census.enter(self._site)
+        if guards.census.overrun:
+            transport.abort()
+        elif shed is not None:
+            self._phase = Phase.CLOSING
+            self._say(shed)
+        else:
+            self._deadline.set_after(guards.limits.head_timeout_s)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Give back the place."""
+        super().connection_lost(exc)
+        self._deadline.close()
+        self.guards.census.leave(self._site)
+
+    # What comes in
+
+    def data_received(self, data: bytes) -> None:
+        """Parse it, within the limits."""
+        before = self._phase
+        if before is Phase.CLOSING:
+            self._discard(len(data))
+            return
+        try:
+            self._feed(data)
+        except httptools.HttpParserError as error:
+            self._refuse(_fault_of(error))
+        except RequestError as fault:
+            self._refuse(fault)
+        else:
+            if self._phase is not before:
+                self._set_deadline()
+
+    def on_message_begin(self) -> None:
+        """The first byte of a head."""
+        super().on_message_begin()
+        self._phase = Phase.HEAD
+
+    def on_headers_complete(self) -> None:
+        """Judge the head. What is raised here ends the parsing for good."""
+        parser = self.parser
+        line = RequestLine(parser.get_method(), self.url, parser.get_http_version())
+        fault = fault_in(line, self.headers, self.guards.limits)
+        if fault is None and parser.should_upgrade():
+            fault = upgrade_refused()
+        if fault is not None:
+            raise fault
+        self._head_room = self.guards.limits.max_head_bytes
+        self._phase = Phase.BODY
+        self._received_bytes = self._body_bytes = 0
+        if line.version == "1.0":
+            self.expect_100_continue = False
+        super().on_headers_complete()
+        self.cycle.transport = self._outlet  # type: ignore[assignment]
+        self.headers = []  # trailers come here, and are not headers of the request
+
+    def on_body(self, body: bytes) -> None:
+        """Count what is body and not framing."""
+        self._body_bytes += len(body)
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """The end of a request."""
+        super().on_message_complete()
+        self._phase = Phase.ANSWER
+
+    def _feed(self, data: bytes) -> None:
+        """Parse, but never more of a head than a head may have."""
+        rest: bytes | memoryview = data
+        if self._phase in BEFORE_HEAD:
+            self._head_room -= len(data)
+            if self._head_room < 0:
+                allowed = len(data) + self._head_room
+                self._head_room = 0
+                self.parser.feed_data(memoryview(data)[:allowed])
+                if not self._head_room:  # not the end of a head, which makes room for the next
+                    raise self._oversize()
+                rest = memoryview(data)[allowed:]
+        elif self._phase is Phase.BODY:
+            self._received_bytes += len(data)
+        self.parser.feed_data(rest)
+        if self._received_bytes > 2 * self._body_bytes + FRAMING_BYTES:
+            raise Malformed("the framing of the body is larger than the body")
+
+    def _oversize(self) -> Malformed:
+        limits = self.guards.limits
+        return head_too_large(limits) if self.headers else target_too_long(limits)
+
+    # What goes out
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        super()._start_asgi_task(cycle, close_delimited(app, cycle) if cycle.scope["http_version"] == "1.0" else app)
+
+    def on_response_complete(self) -> None:
+        """Go on with the next request, or wait for one. uvicorn's own arms and cancels a timer for each."""
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        if self.pipeline:
+            self.flow.resume_reading()
+            self._start_asgi_task(*self.pipeline.pop())
+        elif self._refusal is not None:
+            self._say(self._refusal)
+        elif self._phase is Phase.ANSWER:
+            self.flow.resume_reading()
+            self._phase = Phase.IDLE
+            self._deadline.set_after(self.guards.limits.keep_alive_s)
+        elif self._phase is Phase.BODY:  # answered without having been read to its end
+            self.end()
+
+    def end(self) -> None:
+        """Close. A client that is still sending gets time to read its answer: a plain close would reset it."""
+        sending = self._phase is not Phase.ANSWER
+        self._phase = Phase.CLOSING
+        if sending and self.transport.can_write_eof():
+            self._linger()
+        else:
+            self.transport.close()
+
+    def _refuse(self, fault: RequestError) -> None:
+        """Parse no more; say why when all that was asked before has been answered, and close."""
+        self.guards.observer.refused(fault.code)
+        broken = self.cycle if self._phase is Phase.BODY else None
+        self._phase = Phase.CLOSING
+        self._deadline.clear()
+        if broken is not None and not self._withdrawn(broken):
+            return
+        if self._answering(broken):
+            self._refusal = fault
+        else:
+            self._say(fault)
+
+    def _withdrawn(self, broken: RequestResponseCycle) -> bool:
+        """Take back a request whose body broke off; False when it has been answered in part, which goes on."""
+        if self.pipeline and self.pipeline[0][0] is broken:
+            self.pipeline.popleft()
+        elif broken.response_started:
+            broken.keep_alive = False
+            return False
+        else:
+            broken.disconnected = True
+            broken.message_event.set()
+        return True
+
+    def _answering(self, broken: RequestResponseCycle | None) -> bool:
+        """An earlier request has no complete answer yet."""
+        if broken is not None:
+            return not broken.disconnected  # it was queued behind one
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _say(self, error: RequestError) -> None:
+        """Answer with an error, and close."""
+        body = replies.error_body(error)
+        closing = ((b"content-length", str(len(body)).encode()), (b"connection", b"close"))
+        more = (*closing, *replies.error_headers(error))
+        head = replies.head(error.status, b"application/json", self.guards.ids.new(), more)
+        lines = _header_lines((*self.server_state.default_headers, *head["headers"]))
+        self.transport.write(b"%b%b\r\n%b" % (STATUS_LINE[error.status], lines, body))
+        self.end()
+
+    # How long it may take
+
+    def _set_deadline(self) -> None:
+        """The phase is a new one."""
+        limits = self.guards.limits
+        if self._phase is Phase.HEAD:
+            self._deadline.set_after(limits.head_timeout_s)
+        elif self._phase is Phase.BODY:
+            self._body_begun_at = self.loop.time()
+            self._deadline.set_at(self._body_due())
+        else:
+            self._deadline.clear()
+
+    def _body_due(self) -> float:
+        limits = self.guards.limits
+        received_bytes = self._received_bytes
+        return body_deadline(self._body_begun_at, received_bytes, limits.body_timeout_s, limits.min_body_bytes_per_s)
+
+    def _too_slow(self) -> None:
+        if self._phase is Phase.CLOSING:
+            self.transport.abort()
+        elif self._phase is Phase.HEAD:
+            self._refuse(_timeout("the head of the request did not come in time"))
+        elif self._phase is Phase.BODY:
+            self._body_too_slow()
+        else:
+            self.transport.close()  # nobody asked for anything
+
+    def _body_too_slow(self) -> None:
+        if self.flow.read_paused:  # it is not the client who is slow
+            self._body_begun_at = self.loop.time()
+            self._received_bytes = self._body_bytes = 0
+        due = self._body_due()
+        if due > self.loop.time():
+            self._deadline.set_at(due)
+        else:
+            self._refuse(_timeout("the body of the request did not come in time"))
+
+    def _linger(self) -> None:
+        """Say that there is no more to come, and wait for the client to close."""
+        self.flow.resume_reading()
+        self.transport.write_eof()
+        self._deadline.set_after(LINGER_S)
+
+    def _discard(self, size_bytes: int) -> None:
+        self._discarded_bytes += size_bytes
+        if self._discarded_bytes > LINGER_BYTES:
+            self.flow.pause_reading()
+
+
+def _fault_of(error: httptools.HttpParserError) -> RequestError:
+    """The judgement that stopped the parser, or the parser's own."""
+    if isinstance(error.__context__, RequestError):
+        return error.__context__
+    return Malformed(f"this is not a valid HTTP request: {error}" if error.__context__ is None else "bad target")
+
+
+def _timeout(text: str) -> Malformed:
+    return Malformed(text, status=408, code="request_timeout")
+
+
+def _header_lines(headers: Sequence[tuple[bytes, bytes]]) -> bytes:
+    return b"".join([b"%b: %b\r\n" % header for header in headers])
