@@ -6,6 +6,7 @@ import pytest
 
 from router.edge.client import Receive, Scope, Send
 from router.edge.server import Listener, ListenError, listen, listener, url_of
+from tests.support.edge import guards
 
 
 async def hello(scope: Scope, receive: Receive, send: Send) -> None:
@@ -46,5 +47,7 @@ async def served(server: Listener, listening: socket.socket) -> str:
 
 async def test_two_listeners_share_a_process_and_leave_its_signals_alone() -> None:
     with listen("127.0.0.1", 0) as first, listen("127.0.0.1", 0) as second:
-        texts = await asyncio.gather(served(listener(hello, 1), first), served(listener(hello, 1), second))
+        texts = await asyncio.gather(
+            served(listener(hello, guards(), 1), first), served(listener(hello, guards(), 1), second)
+        )
     assert list(texts) == ["hi", "hi"]
