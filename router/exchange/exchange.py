@@ -128,12 +128,13 @@ class Exchange:
     async def _decode(
         self, held: Checkout, call: Call, backend: Backend, handoff: Handoff | None, journey: Journey
     ) -> Opened:
-        body = self._decode_body(call, backend, handoff, journey)
         limit_s = self._timeouts.first_event_timeout_s if call.stream else self._timeouts.total_s
         cached_tokens = handoff.prefill_cached_tokens if handoff else None
         stream = EventStream(backend.dialect.is_error, journey, cached_tokens) if call.stream else None
         try:
             async with asyncio.timeout_at(self._by(limit_s, call, journey)):
+                await held.revive()  # before the hand-over is spent: one that was never sent can be given back
+                body = self._decode_body(call, backend, handoff, journey)
                 answer = await held.exchange(self._head(backend, call, body), body)
                 try:
                     if stream is not None:

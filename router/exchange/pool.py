@@ -140,15 +140,18 @@ class Checkout:
             self.answer.close()
         self._pool.give_back(self.connection)
 
-    async def exchange(self, head: bytes, body: bytes) -> Answer:
-        """Send a request; the answer is on its way.
+    async def revive(self) -> None:
+        """Replace a connection that the engine closed while it waited; nothing was sent on it.
 
-        An engine may have closed the connection while it waited; nothing was sent on it, so another one takes its
-        place. Raises `ConnectFailed`.
+        Raises `ConnectFailed`.
         """
-        assert self.answer is None, "one exchange a checkout"
         if self.connection.state is not State.IDLE:
             self.connection = await self._pool.connect()
+
+    async def exchange(self, head: bytes, body: bytes) -> Answer:
+        """Send a request, on a new connection if need be; the answer is on its way. Raises `ConnectFailed`."""
+        assert self.answer is None, "one exchange a checkout"
+        await self.revive()
         self.answer = Answer(self.connection)
         self.connection.send(head, body, self.answer)
         return self.answer

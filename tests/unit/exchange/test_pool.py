@@ -1,0 +1,246 @@
+import asyncio
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import pytest
+
+from router.errors import ConnectFailed, ConnectionLost
+from router.exchange.pool import IDLE_EXPIRY_S, ConnectionPool, Connections
+from tests.support.scripted_engine import (
+    Connection,
+    Request,
+    ScriptedEngine,
+    answer,
+    says,
+    says_and_waits,
+    scripted_engine,
+)
+from tests.support.sim_pair import closed_port
+from tests.support.virtual_time import virtual_time
+
+POST = b"POST / HTTP/1.1\r\ncontent-length: 0\r\n\r\n"
+OK = answer({})
+
+
+def pool_to(engine: ScriptedEngine) -> ConnectionPool:
+    """A pool of connections to an engine."""
+    return ConnectionPool(engine.url, connect_s=1)
+
+
+async def ask(pool: ConnectionPool) -> bytes:
+    """One exchange."""
+    async with pool.checkout() as held:
+        return await (await held.exchange(POST, b"")).read_all(1000)
+
+
+async def settle() -> None:
+    """Let the other ends of sockets hear of what happened."""
+    for _ in range(5):
+        await asyncio.sleep(0.001)
+
+
+@contextmanager
+def deaf_port() -> Iterator[int]:
+    """A port of 127.0.0.1 whose queue is full, so that a connect gets no answer."""
+    with ExitStack() as held:
+        listening = held.enter_context(socket.socket())
+        listening.bind(("127.0.0.1", 0))
+        listening.listen(0)
+        for _ in range(3):
+            filler = held.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex(listening.getsockname())
+        yield listening.getsockname()[1]
+
+
+@virtual_time
+async def test_a_finished_exchange_leaves_its_connection_for_the_next() -> None:
+    async with scripted_engine(says(OK)) as engine:
+        pool = pool_to(engine)
+        assert [await ask(pool) for _ in range(3)] == [b"{}"] * 3
+        assert (engine.accepted, pool.open, pool.idle) == (1, 1, 1)
+        assert repr(pool) == f"<ConnectionPool {engine.url[7:]} 1 open, 1 idle>"
+        pool.close()
+
+
+@virtual_time
+async def test_the_connection_used_last_is_used_next() -> None:
+    async with scripted_engine(says(OK)) as engine:
+        pool = pool_to(engine)
+        async with pool.checkout() as first, pool.checkout() as second:
+            for held in (first, second):
+                await (await held.exchange(POST, b"")).read_all(1000)
+            last = first.connection
+        async with pool.checkout() as held:
+            assert held.connection is last
+        pool.close()
+
+
+@virtual_time
+async def test_idle_connections_are_closed_before_the_engine_does_it() -> None:
+    async with scripted_engine(says(OK)) as engine:
+        pool = pool_to(engine)
+        async with pool.checkout(), pool.checkout():
+            pass
+        await asyncio.sleep(2)
+        await ask(pool)
+        await asyncio.sleep(IDLE_EXPIRY_S - 2.1)
+        assert engine.open == 2
+        await asyncio.sleep(0.2)
+        assert (engine.open, pool.open, pool.idle) == (1, 1, 1)
+        await asyncio.sleep(2)
+        assert (engine.open, pool.open, pool.idle) == (0, 0, 0)
+
+
+@virtual_time
+async def test_a_connection_that_is_too_old_is_not_used_even_if_nobody_swept() -> None:
+    async with scripted_engine(says(OK)) as engine:
+        pool = pool_to(engine)
+        await ask(pool)
+        pool._idle[0].idle_since -= IDLE_EXPIRY_S
+        assert await ask(pool) == b"{}"
+        assert engine.accepted == 2
+        pool.close()
+
+
+@pytest.mark.parametrize("end", ["rst", "fin"])
+def test_a_connection_that_the_engine_closed_is_not_used(end: str) -> None:
+    async def script(connection: Connection, _: Request) -> None:
+        await connection.send(OK)
+        asyncio.get_running_loop().call_later(1, connection.rst if end == "rst" else connection.fin)
+
+    @virtual_time
+    async def run() -> None:
+        async with scripted_engine(script) as engine:
+            pool = pool_to(engine)
+            await ask(pool)
+            await asyncio.sleep(2)
+            assert (pool.open, pool.idle) == (0, 0)
+            assert await ask(pool) == b"{}"
+            pool.close()
+
+    run()
+
+
+@virtual_time
+async def test_a_connection_that_ends_while_it_is_held_is_replaced() -> None:
+    async with scripted_engine(says(OK)) as engine:
+        pool = pool_to(engine)
+        async with pool.checkout() as held:
+            first = held.connection
+            first._transport.abort()  # type: ignore[union-attr]
+            await settle()
+            await held.revive()
+            assert held.connection is not first
+            assert await (await held.exchange(POST, b"")).read_all(1000) == b"{}"
+        assert (pool.open, pool.idle, engine.open) == (1, 1, 1)
+        pool.close()
+
+
+@virtual_time
+async def test_an_engine_that_ends_a_connection_without_an_answer_is_told_apart() -> None:
+    async def script(connection: Connection, _: Request) -> None:
+        connection.rst()
+
+    async with scripted_engine(script) as engine:
+        pool = pool_to(engine)
+        with pytest.raises(ConnectionLost):
+            await ask(pool)
+        assert (pool.open, pool.idle) == (0, 0)
+
+
+@virtual_time
+async def test_an_exchange_that_is_not_over_closes_its_connection() -> None:
+    async with scripted_engine(says_and_waits(OK[:-1])) as engine:
+        pool = pool_to(engine)
+        async with pool.checkout() as held:
+            await (await held.exchange(POST, b"")).head()
+        await settle()
+        assert (engine.open, pool.open, pool.idle) == (0, 0, 0)
+
+
+@virtual_time
+async def test_a_cancelled_exchange_closes_its_connection() -> None:
+    async with scripted_engine(says_and_waits()) as engine:
+        pool = pool_to(engine)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(1):
+                await ask(pool)
+        await settle()
+        assert (engine.open, pool.open, pool.idle) == (0, 0, 0)
+
+
+@virtual_time
+async def test_a_checkout_that_is_handed_over_lives_on() -> None:
+    async with scripted_engine(says(OK)) as engine:
+        pool = pool_to(engine)
+        async with pool.checkout() as held:
+            answering = await held.exchange(POST, b"")
+            kept = held.hand_over()
+        assert await answering.read_all(1000) == b"{}"
+        kept.close()
+        assert (pool.open, pool.idle) == (1, 1)
+        pool.close()
+
+
+@virtual_time
+async def test_a_refused_connect() -> None:
+    with closed_port() as port:
+        pool = ConnectionPool(f"http://127.0.0.1:{port}", connect_s=1)
+        with pytest.raises(ConnectFailed) as caught:
+            await ask(pool)
+        assert str(caught.value.detail).startswith(f"127.0.0.1:{port}: ")
+        assert pool.open == 0
+
+
+@virtual_time
+async def test_a_connect_without_an_answer_is_given_up() -> None:
+    with deaf_port() as port:
+        pool = ConnectionPool(f"http://127.0.0.1:{port}", connect_s=1)
+        began = asyncio.get_running_loop().time()
+        with pytest.raises(ConnectFailed, match="failed") as caught:
+            await ask(pool)
+        assert asyncio.get_running_loop().time() - began == pytest.approx(1)
+        assert caught.value.detail == f"127.0.0.1:{port}: no connection in 1 s"
+        assert pool.open == 0
+
+
+@virtual_time
+async def test_a_cancelled_connect_leaves_nothing() -> None:
+    with deaf_port() as port:
+        pool = ConnectionPool(f"http://127.0.0.1:{port}", connect_s=10)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(1):
+                await ask(pool)
+        assert pool.open == 0
+
+
+@pytest.mark.parametrize("rounds", range(6))
+async def test_a_connect_cancelled_at_any_moment_leaves_nothing(rounds: int) -> None:
+    async with scripted_engine(says(OK)) as engine:
+        pool = pool_to(engine)
+        asking = asyncio.get_running_loop().create_task(ask(pool))
+        for _ in range(rounds):
+            await asyncio.sleep(0)
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
+        await settle()
+        assert (pool.open - pool.idle, engine.open) == (0, pool.idle)
+        pool.close()
+
+
+@virtual_time
+async def test_closing_ends_every_connection() -> None:
+    async with scripted_engine(says_and_waits()) as engine:
+        connections = Connections(connect_s=1)
+        pool = connections.to(engine.url)
+        assert connections.to(engine.url) is pool
+        async with pool.checkout(), pool.checkout() as held:
+            await held.exchange(POST, b"")
+            await settle()
+            assert (engine.open, connections.open) == (2, 2)
+            connections.close()
+            await settle()
+            assert (engine.open, connections.open) == (0, 0)
+        assert repr(connections) == f"<Connections [<ConnectionPool {engine.url[7:]} 0 open, 0 idle>]>"
