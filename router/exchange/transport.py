@@ -1,5 +1,6 @@
 """httpx on the same connections: for probes, scrapes and tools, with httpx's interface and respx in their tests."""
 
+import math
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 
@@ -17,13 +18,15 @@ class EngineTransport(httpx.AsyncBaseTransport):
         self._connections = connections
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """One exchange. Faults become httpx's own exceptions."""
+        """One exchange, under the request's read timeout. Faults become httpx's own exceptions."""
         body = await request.aread()
-        origin = f"http://{request.url.netloc.decode()}"
+        read_s = request.extensions.get("timeout", {}).get("read")
         async with AsyncExitStack() as held:
             try:
-                checkout = await held.enter_async_context(self._connections.to(origin).checkout())
+                checkout = await held.enter_async_context(self._connections.to(_origin(request.url)).checkout())
                 answer = await checkout.exchange(_head(request), body)
+                if read_s is not None:
+                    answer.limit(read_s, math.inf)
                 status = await answer.head()
             except EngineFault as fault:
                 raise _mapped(fault) from None
@@ -47,6 +50,11 @@ class _Body(httpx.AsyncByteStream):
 
     async def aclose(self) -> None:
         await self._held.aclose()
+
+
+def _origin(url: httpx.URL) -> str:
+    """As the pools know it: with the port, which httpx leaves out where it is 80."""
+    return f"http://{url.netloc.decode()}" if url.port else f"http://{url.netloc.decode()}:80"
 
 
 def _head(request: httpx.Request) -> bytes:
