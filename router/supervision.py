@@ -27,9 +27,10 @@ class Tasks:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def drain(self, timeout_s: float) -> None:
-        """Let what is running end by itself, for a while."""
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=timeout_s)
+        """Let what is running end by itself, for a while; what it starts in turn, too."""
+        deadline = asyncio.get_running_loop().time() + timeout_s
+        while self._tasks and (left_s := deadline - asyncio.get_running_loop().time()) > 0:
+            await asyncio.wait(self._tasks, timeout=left_s)
 
     def __len__(self) -> int:
         return len(self._tasks)

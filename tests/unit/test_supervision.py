@@ -93,3 +93,21 @@ async def test_draining_waits_no_longer_than_it_may() -> None:
 
 async def test_nothing_to_drain_is_no_wait() -> None:
     await Tasks().drain(60)
+
+
+@virtual_time
+async def test_draining_waits_for_what_ending_work_starts() -> None:
+    tasks = Tasks()
+    ended: list[str] = []
+
+    async def second() -> None:
+        await asyncio.sleep(1)
+        ended.append("second")
+
+    async def first() -> None:
+        await asyncio.sleep(1)
+        tasks.spawn(second(), "second")
+
+    tasks.spawn(first(), "first")
+    await tasks.drain(5)
+    assert ended == ["second"]
