@@ -96,6 +96,7 @@ def validated(parameters: object, *, peers: KvPeers, allowed_hosts: Collection[s
     if not isinstance(parameters, dict):
         raise BadHandoff("prefill answer without kv_transfer_params")
     engine_id = _text(parameters, "remote_engine_id")
+    _text(parameters, "remote_request_id")  # without it a decode engine waits for ever
     host = _text(parameters, "remote_host")
     port = parameters.get("remote_port")
     if not isinstance(port, int) or isinstance(port, bool) or not 0 < port < 65536:

@@ -15,7 +15,7 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
     max_leaves=12,
 )
-CHECKED = ("remote_engine_id", "remote_host", "remote_port", "remote_block_ids")
+CHECKED = ("remote_engine_id", "remote_request_id", "remote_host", "remote_port", "remote_block_ids")
 
 
 def check(parameters: object, peers: KvPeers | None = None, hosts: tuple[str, ...] = ()) -> None:
