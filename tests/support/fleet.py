@@ -47,6 +47,7 @@ class Site:
         self.gateway = gateway
         self.members = members
         self.client = client
+        self.engines: Sequence[SimEngine] = ()
 
     @property
     def app(self) -> App:
@@ -71,6 +72,20 @@ class Site:
         """Wait until the gateway thinks so of an engine."""
         backend = next(b for b in self.app.fleet.backends if b.url == member.url)
         await until(lambda: backend.standing.state.value == state, f"{backend!r} to be {state}", within_s=5)
+
+    async def busy(self, member: Member | SimEngine) -> None:
+        """Wait until the gateway has a request on an engine."""
+        backend = next(b for b in self.app.fleet.backends if b.url == member.url)
+        await until(lambda: backend.load.requests > 0, f"a request on {backend!r}")
+
+    async def quiet(self) -> None:
+        """Wait until neither the gateway nor an engine of this process holds anything for a request."""
+        engines = [engine for engine in self.engines if engine.running]
+
+        def outstanding() -> list[dict[str, int]]:
+            return [held for held in (self.held(), *(engine.ledger.outstanding() for engine in engines)) if held]
+
+        await until(lambda: not outstanding(), outstanding)
 
     def held(self) -> dict[str, int]:
         """What the gateway holds for requests, by name; empty when it is quiet. Idle connections do not count."""
@@ -120,13 +135,12 @@ async def site(*engines: SimEngine, quiet: bool = True, **sections: Any) -> Asyn
         for one in engines:
             await one.start()
             held.push_async_callback(one.stop)
-        here = await held.enter_async_context(gateway_over([Member(e.url, e.config.role) for e in engines], **sections))
+        members = [Member(one.url, one.config.role) for one in engines]
+        here = await held.enter_async_context(gateway_over(members, **sections))
+        here.engines = engines
         yield here
         if quiet:
-            await until(
-                lambda: not here.held() and not any(e.ledger.outstanding() for e in engines if e.running),
-                lambda: f"{here.held()} {[e.ledger.outstanding() for e in engines]}",
-            )
+            await here.quiet()
 
 
 @asynccontextmanager
@@ -135,6 +149,7 @@ async def gateway_over(members: Sequence[Member], **sections: Any) -> AsyncItera
     settings = settings_for(members, **sections)
     async with running(settings) as gateway, httpx.AsyncClient(timeout=30, trust_env=False) as client:
         yield Site(gateway, members, client)
+        gateway.stop_now()
 
 
 def settings_for(members: Iterable[Member], **sections: Any) -> Settings:
