@@ -16,6 +16,7 @@ import yaml
 from pydantic import BaseModel
 
 from router import __version__
+from router.bench import main as bench
 from router.settings import BackendSettings, Listen, Log, Ops, Role, Settings, SettingsError, effective, load
 from router.sim import main as sim
 from router.sim.latency import PROFILES
@@ -34,6 +35,7 @@ commands at a glance:
   pd-router serve --prefill URL --decode URL      in front of your engines
   pd-router check --config pd-router.yaml         are these settings valid, and what do they come to?
   pd-router sim --role decode --port 8201         one simulated engine
+  pd-router bench load http://127.0.0.1:8000      load a running gateway, check every answer
 
 `pd-router COMMAND --help` explains one. Settings: flags, then PD_ROUTER_* variables, then the file, then defaults.
 exit codes: 0 clean stop, 2 bad usage or settings, 1 anything else
@@ -76,6 +78,15 @@ It speaks as vLLM with NIXL does: the OpenAI API, /metrics, and the hand-over of
 is at GET /sim/ledger; faults can be set while it runs by POST /sim/faults.
 """
 
+BENCH_EPILOG = """\
+examples:
+  pd-router bench load http://127.0.0.1:8000 --streams 32 --requests 500
+  pd-router bench load http://127.0.0.1:8000 --rate 20 --json
+
+Every answer is checked: events, finish reason, [DONE], and the engine's own count of tokens. For a comparison with
+other routers: make bench.
+"""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
@@ -104,6 +115,7 @@ def parser() -> argparse.ArgumentParser:
     _add_serve(_add_command(commands, "serve", _serve, "run the gateway in front of engines", SERVE_EPILOG))
     _add_run(_add_command(commands, "run", _run, "run the gateway and a simulated fleet, to try it", RUN_EPILOG))
     _add_check(_add_command(commands, "check", _check, "validate settings, print what they come to", CHECK_EPILOG))
+    bench.add_arguments(_add_command(commands, "bench", bench.run, "load a gateway, check every answer", BENCH_EPILOG))
     sim.add_arguments(_add_command(commands, "sim", sim.run, "run one simulated engine", SIM_EPILOG))
     return root
 

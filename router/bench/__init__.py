@@ -1,0 +1,1 @@
+"""A look at a running gateway under load."""
