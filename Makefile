@@ -7,6 +7,7 @@ VENV ?= .venv
 PORT ?= 8000
 OPS_PORT ?= 8001
 ARGS ?=
+ROUNDS ?= 2
 PYTHON ?= python3 python3.14 python3.13 python3.12 python3.11
 UV := uv==0.13.9
 
@@ -25,7 +26,7 @@ done; \
 "$$found" -c 'import ensurepip, venv' 2>/dev/null || { echo "$$found has no venv module; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
 endef
 
-.PHONY: help run run-vllm test test-vllm check lock clean
+.PHONY: help run run-vllm test test-vllm check bench lock clean
 
 help: ## this list
 	@echo "make TARGET [PORT=8000] [OPS_PORT=8001] [ARGS=...] [PYTHON=...] [VENV=.venv]"
@@ -50,13 +51,16 @@ check: $(VENV)/.dev ## format, lint, types, structure; prints how large the code
 	@$(python) -m pytest tests/structure
 	@$(python) -m tests.support.sizes
 
+bench: $(VENV)/.runtime ## the gateway beside nginx, vllm-router and smg, about 3 minutes; ROUNDS=10 for figures to quote
+	@$(python) -m bench.compare --rounds $(ROUNDS) --json build/bench.json --svg build/bench.svg $(ARGS)
+
 lock: build/uv/bin/uv ## resolve pyproject.toml anew into requirements.lock and requirements-dev.lock
 	@$(lock) --output-file requirements.lock
 	@$(lock) --extra dev --constraints requirements.lock --output-file requirements-dev.lock
 
 clean: ## remove the environment and everything that can be made again
 	@rm -rf $(VENV) build dist htmlcov pd_router.egg-info .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis
-	@find router tests deploy -name __pycache__ -prune -exec rm -rf {} +
+	@find router tests deploy bench -name __pycache__ -prune -exec rm -rf {} +
 
 $(VENV)/.runtime: requirements.lock
 	@$(find_python); echo "making $(VENV) with $$($$found --version)"; $$found -m venv --clear $(VENV)

@@ -1,7 +1,7 @@
 """How sure is a ratio of two routers? Paired by round, the median, and an interval for it without any distribution.
 
-Figures of a shared machine move with its neighbours, and move for both routers of a round. The interval is that of the sign
-test: between the k-th smallest and the k-th largest of n pairs lies the median with probability
+Figures of a shared machine move with its neighbours, and move for both routers of a round. The interval is that of
+the sign test: between the k-th smallest and the k-th largest of n pairs lies the median with probability
 1 - 2 P(Binomial(n, 1/2) < k).
 """
 
