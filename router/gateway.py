@@ -7,14 +7,17 @@ from typing import Protocol
 
 from router.admission.grant import Grant
 from router.admission.permits import Permits
-from router.call import Api, Call, Trace, parse
+from router.call import DEFAULT_BOUNDS, Api, Call, Trace, understand
 from router.errors import ClientGone, Outcome, RequestError, Unavailable, UnknownModel
 from router.exchange.exchange import Exchange, Legs
 from router.exchange.relay import Client, relay
 from router.fleet.fleet import Fleet
+from router.json_bounds import JsonBounds, loads
 from router.routing.choose import Chooser
 from router.routing.route import Route, Shortage
 from router.telemetry.events import Clock, Journey, Observer
+
+LONG_BODY_BYTES = 256 << 10
 
 
 class Connected(Client, Protocol):
@@ -41,12 +44,13 @@ class Gateway:
     clock: Clock
     strip_engine_fields: bool
     local_fallback: bool
+    json_bounds: JsonBounds = DEFAULT_BOUNDS
 
     async def handle(self, api: Api, client: Connected) -> None:
         """One request. Whatever happens, the client gets one answer and the journey one end."""
         journey = Journey(client.trace.request_id, api.label, self.clock(), self.clock, self.observers)
         try:
-            call = parse(api, await client.body(), client.trace, strip_engine_fields=self.strip_engine_fields)
+            call = await self._receive(api, client)
             async with client.present():
                 route = self._choose(call, journey)
                 with Grant(self.permits, route.decode, route.prefill, call.prompt_tokens) as grant:  # admit, lease
@@ -64,6 +68,14 @@ class Gateway:
             gone = ClientGone()
             journey.settled(gone.outcome, gone.status, gone)
             raise
+
+    async def _receive(self, api: Api, client: Connected) -> Call:
+        """The request, read in two steps of the loop when it is long: each may take tens of milliseconds."""
+        raw = await client.body()
+        fields = loads(raw, self.json_bounds)
+        if len(raw) > LONG_BODY_BYTES:
+            await asyncio.sleep(0)
+        return understand(api, fields, client.trace, strip_engine_fields=self.strip_engine_fields)
 
     def _choose(self, call: Call, journey: Journey) -> Route:
         """The route of a call, or the reason why there is none, as the client is told."""

@@ -29,7 +29,7 @@ class VllmNixl(Plain):
 
     def prefill_body(self, call: Call) -> bytes:
         """The client's body for one token, not streamed, asking for the KV to be kept."""
-        fields = {k: v for k, v in call.fields.items() if k not in HIDDEN_FROM_PREFILL}
+        fields = {k: v for k, v in call.wire.items() if k not in HIDDEN_FROM_PREFILL}
         limits = [k for k in TOKEN_LIMITS if k in fields] or ["max_tokens"]
         fields |= dict.fromkeys(limits, 1)
         fields |= {"stream": False, "n": 1, "kv_transfer_params": {"do_remote_decode": True}}
@@ -55,9 +55,8 @@ class VllmNixl(Plain):
         )
 
     def decode_body(self, call: Call, handoff: Handoff, now: float) -> bytes:
-        """The client's body with the parameters appended; parsing has made sure that it brings none of its own."""
-        parameters = orjson.dumps(handoff.spend(call, now))
-        return b'%b,"kv_transfer_params":%b}' % (call.body[:-1], parameters)
+        """The client's body with the parameters."""
+        return orjson.dumps({**call.wire, "kv_transfer_params": handoff.spend(call, now)})
 
     def release_body(self, handoff: Handoff) -> bytes:
         """A chat request that is refused with 404 after validation, which gives the blocks back."""

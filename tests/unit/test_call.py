@@ -1,3 +1,4 @@
+import json
 from contextlib import suppress
 from typing import Any
 
@@ -7,14 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.call import ENGINE_FIELDS, Api, Call, Trace, parse
-from router.errors import InvalidRequest
+from router.errors import InvalidRequest, TooLarge
+from router.json_bounds import JsonBounds
 from tests.support.builders import a_body, a_call, a_completion
 
 TRACE = Trace("r-1")
 
-INTEGERS = st.integers(-(2**63), 2**63 - 1)
+INTEGERS = st.integers(-(2**63) + 1, 2**63 - 1)
 JSON = st.recursive(
-    st.none() | st.booleans() | INTEGERS | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    st.none() | st.booleans() | INTEGERS | st.floats(-1e18, 1e18) | st.text(),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
     max_leaves=12,
 )
@@ -113,9 +115,62 @@ def test_nesting_deeper_than_can_be_sent_on_is_refused(nested: bytes, api: Api) 
     assert "nested too deeply" in refusal(nested, api).message
 
 
-def test_nesting_that_can_be_sent_on_is_walked_to_its_end() -> None:
-    raw = b'{"model":"m","prompt":%b"abcdefgh"%b}' % (b"[" * 250, b"]" * 250)
-    assert parse(Api.COMPLETIONS, raw, TRACE).prompt_tokens == 2
+def test_nesting_within_the_bound_travels() -> None:
+    raw = b'{"model":"m","prompt":%b"abcdefgh"%b}' % (b"[" * 63, b"]" * 63)
+    assert parse(Api.COMPLETIONS, raw, TRACE).body == raw
+
+
+def test_bounds_are_those_given() -> None:
+    with pytest.raises(TooLarge, match="more than 3 JSON values"):
+        parse(Api.CHAT, b'{"model":"m","messages":[],"stop":[1]}', TRACE, bounds=JsonBounds(max_values=3))
+
+
+@pytest.mark.parametrize(
+    "number", ["9223372036854775808", "-9223372036854775809", "18446744073709551616", "1e300", "1" + "0" * 300]
+)
+@pytest.mark.parametrize("name", ["max_tokens", "seed", "a_field_of_tomorrow"])
+def test_a_number_that_would_change_on_its_way_is_refused_by_name(name: str, number: str) -> None:
+    assert refusal(b'{"model":"m","%b":%b}' % (name.encode(), number.encode())).param == name
+
+
+@pytest.mark.parametrize("number", [2**63 - 1, -(2**63) + 1, 1e18])
+def test_the_largest_numbers_travel(number: float) -> None:
+    assert orjson.loads(a_call(seed=number).body)["seed"] == number
+
+
+# One view: engines read with the standard library or with orjson, and see what the gateway saw
+
+ESCAPED = st.text().map(lambda text: "".join(f"\\u{ord(c):04x}" if ord(c) < 0x10000 else c for c in text))
+STRINGS = st.text().map(lambda text: json.dumps(text)) | ESCAPED.map(lambda text: f'"{text}"')
+SCALARS = STRINGS | JSON.filter(lambda value: not isinstance(value, dict | list)).map(json.dumps)
+
+
+def _object(members: list[tuple[str, str]]) -> str:
+    return "{" + " ,".join(f"{name} : {value}" for name, value in members) + "}"
+
+
+TEXTS = st.recursive(
+    SCALARS,
+    lambda inner: (
+        st.lists(inner, max_size=4).map(lambda items: "[ " + ",".join(items) + "]")
+        | st.lists(st.tuples(STRINGS | st.just('"role"'), inner), max_size=4).map(_object)
+    ),
+    max_leaves=12,
+)
+"""JSON as a client may write it: repeated keys, escapes, spaces."""
+
+MEMBERS = st.lists(
+    st.tuples(st.sampled_from(['"messages"', '"prompt"', '"tools"', '"m\\u006fdel"', '"n"', '"stop"']), TEXTS),
+    max_size=6,
+)
+
+
+@given(MEMBERS, st.sampled_from(Api))
+def test_engines_see_what_the_gateway_saw(members: list[tuple[str, str]], api: Api) -> None:
+    raw = _object([('"stream"', "true"), *members, ('"model"', '"m"'), ('"stream"', "false")]).encode()
+    call = parse(api, raw, TRACE)
+    assert orjson.loads(call.body) == json.loads(call.body) == json.loads(raw) == call.fields
+    assert call.body == orjson.dumps(orjson.loads(raw))
 
 
 # The facts
@@ -211,6 +266,10 @@ def obstacle(call: Call) -> str | None:
         ({"prompt": [[1, 2]]}, "several_prompts"),
         ({"prompt": [1, -2]}, "several_prompts"),
         ({"prompt": [1, True]}, "several_prompts"),
+        ({"prompt": [1, 2.0]}, "several_prompts"),
+        ({"prompt": [1, [2]]}, "several_prompts"),
+        ({"prompt": ["1"]}, "several_prompts"),
+        ({"prompt": []}, "several_prompts"),
         ({"prompt": ""}, "no_prompt"),
         ({"prompt": None}, "no_prompt"),
         ({"echo": True, "logprobs": 0}, "prompt_logprobs"),

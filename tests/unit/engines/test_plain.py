@@ -6,7 +6,7 @@ from tests.support.builders import a_call
 
 def test_a_lone_engine_gets_the_clients_body_as_it_is() -> None:
     call = a_call(stream=True, a_field_of_tomorrow=[1])
-    assert Plain().plain_body(call) is call.body
+    assert Plain().plain_body(call) == call.body
 
 
 @pytest.mark.parametrize("event", [b'data: {"error":{"message":"x"}}', b'data:{"error":1}'])
