@@ -109,13 +109,11 @@ def test_nobody_to_answer_is_a_shortage_of_decode(
     assert shortage(*fleet, full=full) == Shortage(Role.DECODE, saturated=saturated, reason=reason)
 
 
-def test_pairs_form_inside_a_group() -> None:
-    red, blue = a_backend("prefill", 1, group="red"), a_backend("prefill", 2, group="blue")
+def test_pairs_form_inside_a_group_even_if_another_groups_decode_is_free() -> None:
+    red, blue = a_backend("prefill", 1, group="red", tokens=999), a_backend("prefill", 2, group="blue")
     red_decode, blue_decode = a_backend("decode", 11, group="red"), a_backend("decode", 12, group="blue", requests=9)
-    for _ in range(20):
-        chosen = route(red, blue, red_decode, blue_decode)
-        assert chosen.prefill is not None
-        assert chosen.prefill.group == chosen.decode.group
+    chosen = route(red, blue, red_decode, blue_decode)
+    assert (chosen.prefill, chosen.decode) == (blue, blue_decode)
 
 
 def test_a_prefill_engine_without_a_partner_is_no_prefill_engine() -> None:
