@@ -1,3 +1,4 @@
+import tracemalloc
 from typing import Any
 
 import orjson
@@ -163,3 +164,30 @@ def test_a_claim_is_given_back_by_a_request_for_a_model_that_nobody_serves() -> 
 def test_a_vllm_engine_can_work_alone() -> None:
     assert VLLM.decodes_alone
     assert VLLM.plain_body(call := a_call()) == call.body
+
+
+# What a long prompt costs
+
+
+@pytest.mark.parametrize("leg", ["prefill", "decode", "alone"])
+def test_a_leg_writes_a_long_prompt_once(leg: str) -> None:
+    text = 'def f(x):\n    return "y"\n' * 16_000
+    call = a_call(messages=[{"role": "user", "content": text}])
+    handoff = a_handoff(call)
+    legs = {
+        "prefill": lambda: VLLM.prefill_body(call),
+        "decode": lambda: VLLM.decode_body(call, handoff, now=1.0),
+        "alone": lambda: VLLM.plain_body(call),
+    }
+    tracemalloc.start()
+    body = legs[leg]()
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(body) > len(text) > 400_000
+    assert peak_bytes < 2 * len(body), "its buffer, which grows by doubling, and no copy beside it"
+
+
+def test_what_is_let_go_is_not_kept_by_the_call() -> None:
+    call = a_call()
+    call.drop_body()
+    assert (call.fields, call.body) == ({}, b"{}")
