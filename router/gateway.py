@@ -8,7 +8,7 @@ from typing import Protocol
 from router.admission.grant import Grant
 from router.admission.permits import Permits
 from router.call import DEFAULT_BOUNDS, Api, Call, Trace, understand
-from router.errors import ClientGone, Outcome, RequestError, Unavailable, UnknownModel
+from router.errors import Outcome, RequestError, Unavailable, UnknownModel
 from router.exchange.exchange import Exchange, Legs
 from router.exchange.relay import Client, relay
 from router.fleet.fleet import Fleet
@@ -64,9 +64,10 @@ class Gateway:
         except RequestError as error:
             journey.settled(error.outcome, error.status, error)
             await client.fail(error)
-        except asyncio.CancelledError:
-            gone = ClientGone()
-            journey.settled(gone.outcome, gone.status, gone)
+        except asyncio.CancelledError:  # the time to drain is over
+            stopping = Unavailable("the gateway is stopping", code="stopping")
+            journey.settled(stopping.outcome, stopping.status, stopping)
+            await client.fail(stopping)
             raise
 
     async def _receive(self, api: Api, client: Connected) -> Call:

@@ -162,12 +162,14 @@ async def test_a_failing_exchange_is_told_once_and_leaves_nothing(
     assert (journey.outcome, journey.status, journey.error) == (outcome, status, fault)
 
 
-async def test_a_cancelled_request_is_a_client_that_left() -> None:
+async def test_a_client_of_a_gateway_that_stops_is_told_so() -> None:
     site, client = Site(asyncio.CancelledError()), asks()
     with pytest.raises(asyncio.CancelledError):
         await site.ask(client)
-    assert site.ends.journeys[0].outcome is Outcome.CLIENT_GONE
-    assert client.told == []
+    (error,) = client.told
+    assert isinstance(error, Unavailable)
+    assert error.code == "stopping"
+    assert site.ends.journeys[0].error is error
 
 
 async def test_a_client_that_leaves_ends_its_exchange() -> None:
