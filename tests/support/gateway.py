@@ -1,6 +1,7 @@
 """A gateway that runs in the test's loop, and raw clients for it."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -50,10 +51,15 @@ class Site:
         """A completion; `fields` are added to its body."""
         return await self.client.post(COMPLETIONS, json=body(**fields))
 
-    async def open(self, request: bytes = b"", limit: int = 1 << 20) -> "RawClient":
-        """A raw connection, with a request sent on it."""
+    async def open(self, request: bytes = b"", *, receive_buffer_bytes: int = 0) -> "RawClient":
+        """A raw connection, with a request sent on it; a small receive buffer makes a slow client felt."""
         host, port = self.gateway.data_url.removeprefix("http://").split(":")
-        reader, writer = await asyncio.open_connection(host, int(port), limit=limit)
+        sock = socket.socket()
+        sock.setblocking(False)
+        if receive_buffer_bytes:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer_bytes)
+        await asyncio.get_running_loop().sock_connect(sock, (host, int(port)))
+        reader, writer = await asyncio.open_connection(sock=sock, limit=receive_buffer_bytes or 1 << 20)
         writer.write(request)
         return RawClient(reader, writer)
 

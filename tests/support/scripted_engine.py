@@ -207,6 +207,7 @@ def handover(cached_tokens: int = 0, **parameters: object) -> dict[str, Any]:
     fields = {
         "do_remote_prefill": True,
         "remote_engine_id": "engine-1",
+        "remote_request_id": "cmpl-1",
         "remote_block_ids": [1, 2],
         "remote_host": "127.0.0.1",
         "remote_port": 5600,
