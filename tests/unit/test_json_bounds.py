@@ -54,6 +54,11 @@ def test_what_is_no_json_counts_no_less_than_its_valid_beginning(rest: bytes, va
     assert count_values(begun + rest, limit=1000) >= values([value])
 
 
+@pytest.mark.parametrize("raw", [b"[ ]", b"{\n\t}", b'[\r"[" , { } ]', b" 1 "])
+def test_spaces_make_no_values(raw: bytes) -> None:
+    assert count_values(raw, limit=1000) == values(orjson.loads(raw))
+
+
 def test_counting_ends_where_strings_alone_tell() -> None:
     assert count_values(b'"' * 1000, limit=100) == 101
 

@@ -183,7 +183,7 @@ def test_a_leg_writes_a_long_prompt_once(leg: str) -> None:
     body = legs[leg]()
     _, peak_bytes = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert len(body) > len(text) > 400_000
+    assert len(body) > len(text) >= 400_000
     assert peak_bytes < 2 * len(body), "its buffer, which grows by doubling, and no copy beside it"
 
 
