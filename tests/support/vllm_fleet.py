@@ -92,6 +92,11 @@ class Engines:
         """Whether both ends of the hand-over soon run nothing and hold no KV."""
         return self.prefill.at_rest() and self.decode.at_rest()
 
+    def restart(self, name: str) -> None:
+        """Kill an engine, such as decode-0, and start it again on the same ports: for its peers it is a new one."""
+        for command in ("kill", "start"):
+            subprocess.run([*ENGINES, command, name, "--run-dir", str(self.folder)], check=True)
+
 
 @dataclass(frozen=True)
 class Gateway:
@@ -99,6 +104,10 @@ class Gateway:
 
     url: str
     ops_url: str
+
+    def uses_both(self) -> bool:
+        """Whether it takes both engines of its pair for usable."""
+        return list(self.count("backend_up", "pool").values()) == [1, 1]
 
     def count(self, name: str, label: str) -> dict[str, float]:
         """A metric of its own, by one label."""
@@ -169,5 +178,5 @@ def _ready(process: "subprocess.Popen[bytes]", log: Path) -> Gateway:
     addresses = serving.search(log.read_text())
     assert addresses, log.read_text()
     gateway = Gateway(addresses[1], addresses[2])
-    assert until(lambda: list(gateway.count("backend_up", "pool").values()) == [1, 1], 30), log.read_text()
+    assert until(gateway.uses_both, 30), log.read_text()
     return gateway

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from openai import OpenAI
 
-from tests.support.openai_sdk import sdk
+from tests.support.openai_sdk import Question, ask, sdk
 from tests.support.vllm_fleet import Engines, Gateway, gateway_process, vllm_engines
 
 
@@ -19,9 +19,11 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engines]:
 
 @pytest.fixture(scope="session")
 def gateway(engines: Engines, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    """The gateway in front of the pair."""
+    """The gateway in front of the pair, which has handed over once: a pair's first time is another story."""
     log: Path = tmp_path_factory.mktemp("gateway") / "gateway.log"
     with gateway_process(engines.prefill.url, engines.decode.url, log) as started:
+        with sdk(started.url) as client:
+            ask(client, "tiny", Question("chat", "Hello"))
         yield started
 
 
