@@ -26,7 +26,10 @@ def answer(body: bytes, prefill_cached_tokens: int | None) -> bytes:
     for name in INTERNAL_FIELDS:
         content.pop(name, None)
     _tell_cached(content, prefill_cached_tokens)
-    return orjson.dumps(content)
+    try:
+        return orjson.dumps(content)
+    except orjson.JSONEncodeError:  # nested more deeply than can be written
+        raise BadAnswer("the answer cannot be passed on") from None
 
 
 def event(data: bytes, prefill_cached_tokens: int | None) -> bytes:
