@@ -45,7 +45,7 @@ class DataApp:
 
 def _rest(fleet: Fleet, ids: RequestIds) -> FastAPI:
     """Everything that does not generate."""
-    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
+    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
 
     @app.get("/health")
     async def health() -> Response:
