@@ -17,11 +17,15 @@ def close_delimited(app: Application, cycle: RequestResponseCycle) -> Applicatio
     async def serve(scope: Any, receive: Any, _send: Any) -> None:  # noqa: ANN401 - ASGI's own types are uvicorn's
         await app(scope, receive, send)
 
+    until_close = False
+
     async def send(message: Any) -> None:  # noqa: ANN401
+        nonlocal until_close
         if message["type"] == "http.response.start":
-            if all(name.lower() != b"content-length" for name, _ in message["headers"]):
+            until_close = all(name.lower() != b"content-length" for name, _ in message["headers"])
+            if until_close:
                 cycle.chunked_encoding = False
-        elif cycle.chunked_encoding is False and not cycle.expected_content_length:
+        elif until_close:
             cycle.expected_content_length = len(message.get("body", b""))
         await cycle.send(message)
 

@@ -34,7 +34,8 @@ class Asgi:
         self.sent.append(message)
 
     def client(self, **limits: Any) -> AsgiClient:
-        allowed = Limits(**({"max_body_bytes": 100, "write_stall_s": 0.02, "bodies": body_memory()} | limits))
+        defaults: dict[str, Any] = {"max_body_bytes": 100, "write_stall_s": 0.02, "bodies": body_memory()}
+        allowed = Limits(**(defaults | limits))
         return AsgiClient(self.scope, self.messages.get, self.send, "id-1", allowed)
 
     @property

@@ -4,7 +4,7 @@ import httpx
 import pytest
 
 from router.app import running
-from router.edge.data import RequestIds
+from router.edge.request_ids import RequestIds
 from router.fleet.backend import ModelCard
 from router.settings import Settings
 

@@ -1,0 +1,227 @@
+import asyncio
+import re
+from typing import Any
+
+import pytest
+
+from router.edge.census import SPARE_CONNECTIONS
+from router.edge.guarded import LINGER_BYTES, Phase
+from tests.support.client_side import ClientTransport, connected
+from tests.support.edge import TurnedAway, guards
+
+GET = b"GET /a HTTP/1.1\r\nHost: gateway\r\n\r\n"
+BAD = b"GET /b HTTP/1.1\r\n\r\n"
+
+
+def post(body: bytes, length: int) -> bytes:
+    return b"POST /c HTTP/1.1\r\nHost: gateway\r\nContent-Length: %d\r\n\r\n%b" % (length, body)
+
+
+class App:
+    """Answers with the request's path once it may; streams when told to, and then stops in the middle."""
+
+    def __init__(self) -> None:
+        self.may_answer = asyncio.Event()
+        self.may_answer.set()
+        self.starts_early = False
+        self.seen: list[str] = []
+        self.messages: list[str] = []
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        self.seen.append(scope["path"])
+        if self.starts_early:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+        message = await receive()
+        self.messages.append(message["type"])
+        await self.may_answer.wait()
+        if message["type"] == "http.disconnect":
+            return
+        body = scope["path"].encode()
+        if not self.starts_early:
+            await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+        await send({"type": "http.response.body", "body": body})
+
+
+@pytest.fixture
+def app() -> App:
+    return App()
+
+
+@pytest.fixture
+def client() -> ClientTransport:
+    return ClientTransport()
+
+
+def statuses(client: ClientTransport) -> list[int]:
+    return [int(status) for status in re.findall(rb"HTTP/1\.1 (\d+)", client.written)]
+
+
+async def settle() -> None:
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+async def test_a_request_is_answered_and_the_connection_stays(app: App, client: ClientTransport) -> None:
+    protocol = connected(app, guards(), client)
+    for _ in range(2):
+        protocol.data_received(GET)
+        await settle()
+    assert (statuses(client), client.ended, app.seen) == ([200, 200], "", ["/a", "/a"])
+    protocol.connection_lost(None)
+
+
+async def test_a_place_is_taken_and_given_back(app: App, client: ClientTransport) -> None:
+    shared = guards()
+    protocol = connected(app, shared, client)
+    assert shared.census.open == 1
+    protocol.connection_lost(None)
+    assert shared.census.open == 0
+    assert protocol._deadline._handle is None
+
+
+async def test_without_room_a_client_is_told_and_then_cut_without_a_word(app: App) -> None:
+    shared = guards(connections=1, per_address=1000)
+    transports = [ClientTransport() for _ in range(SPARE_CONNECTIONS + 2)]
+    protocols = [connected(app, shared, transport) for transport in transports]
+    assert [statuses(transport) for transport in transports] == [[], *[[503]] * SPARE_CONNECTIONS, []]
+    assert [transports[0].ended, transports[1].half_closed, transports[-1].ended] == ["", True, "aborted"]
+    protocols[1].data_received(GET)
+    await settle()
+    assert app.seen == []
+    for protocol in protocols:
+        protocol.connection_lost(None)
+    assert shared.census.open == 0
+
+
+async def test_after_a_refusal_nothing_is_parsed_and_little_is_read(app: App, client: ClientTransport) -> None:
+    observer = TurnedAway()
+    protocol = connected(app, guards(observer), client)
+    protocol.data_received(BAD + GET)
+    assert (statuses(client), client.half_closed, client.ended) == ([400], True, "")
+    protocol.data_received(GET)
+    reading = [client.reading]
+    protocol.data_received(b"x" * (LINGER_BYTES + 1))
+    assert [*reading, client.reading] == [True, False]
+    await settle()
+    assert (app.seen, observer.codes) == ([], ["malformed_request"])
+    protocol._too_slow()
+    assert client.ended == "aborted"
+    protocol.connection_lost(None)
+
+
+async def test_a_refusal_waits_for_all_answers_before_it(app: App, client: ClientTransport) -> None:
+    protocol = connected(app, guards(), client)
+    app.may_answer.clear()
+    protocol.data_received(GET + GET + BAD + GET)
+    await settle()
+    assert statuses(client) == []
+    app.may_answer.set()
+    await settle()
+    assert (statuses(client), app.seen, client.half_closed) == ([200, 200, 400], ["/a", "/a"], True)
+    protocol.connection_lost(None)
+
+
+async def test_a_request_whose_body_breaks_off_is_taken_back(app: App, client: ClientTransport) -> None:
+    protocol = connected(app, guards(), client)
+    protocol.data_received(b"POST /c HTTP/1.1\r\nHost: gateway\r\nTransfer-Encoding: chunked\r\n\r\n")
+    await settle()
+    protocol.data_received(b"zz\r\n")
+    await settle()
+    assert (statuses(client), app.messages) == ([400], ["http.disconnect"])
+    protocol.connection_lost(None)
+
+
+async def test_one_that_waits_its_turn_is_never_begun(app: App, client: ClientTransport) -> None:
+    protocol = connected(app, guards(), client)
+    app.may_answer.clear()
+    protocol.data_received(GET + b"POST /c HTTP/1.1\r\nHost: gateway\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n")
+    await settle()
+    app.may_answer.set()
+    await settle()
+    assert (statuses(client), app.seen) == ([200, 400], ["/a"])
+    protocol.connection_lost(None)
+
+
+async def test_one_that_is_being_answered_gets_no_second_answer(app: App, client: ClientTransport) -> None:
+    app.starts_early = True
+    protocol = connected(app, guards(), client)
+    protocol.data_received(b"POST /c HTTP/1.1\r\nHost: gateway\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n")
+    app.may_answer.clear()
+    await settle()
+    protocol.data_received(b"zz\r\n")
+    app.may_answer.set()
+    await settle()
+    assert (statuses(client), client.half_closed) == ([200], True)
+    protocol.connection_lost(None)
+
+
+async def test_what_is_answered_unread_is_not_read(app: App, client: ClientTransport) -> None:
+    protocol = connected(app, guards(), client)
+    protocol.data_received(post(b"x", 100))
+    await settle()
+    assert (statuses(client), client.half_closed) == ([200], True)
+    protocol.data_received(b"x" * 99 + GET)
+    await settle()
+    assert app.seen == ["/c"]
+    protocol.connection_lost(None)
+
+
+async def test_a_client_that_wants_to_close_is_closed_at_once(app: App, client: ClientTransport) -> None:
+    protocol = connected(app, guards(), client)
+    protocol.data_received(GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+    await settle()
+    assert (client.ended, client.half_closed) == ("closed", False)
+    protocol.connection_lost(None)
+
+
+@pytest.mark.parametrize(
+    ("sent", "phase", "waits_s"),
+    [
+        (b"", Phase.FRESH, 10),
+        (b"GET", Phase.HEAD, 10),
+        (post(b"x", 9), Phase.BODY, 5),
+        (GET, Phase.ANSWER, None),
+    ],
+)
+async def test_each_phase_has_its_time(
+    app: App, client: ClientTransport, sent: bytes, phase: Phase, waits_s: float | None
+) -> None:
+    protocol = connected(app, guards(), client)
+    if sent:
+        protocol.data_received(sent)
+    due = protocol._deadline._due
+    left_s = None if due is None else due - asyncio.get_running_loop().time()
+    assert (protocol._phase, left_s) == (phase, waits_s if waits_s is None else pytest.approx(waits_s, abs=0.5))
+    await settle()
+    protocol.connection_lost(None)
+
+
+async def test_an_idle_connection_has_its_own(app: App, client: ClientTransport) -> None:
+    protocol = connected(app, guards(keep_alive_s=7), client)
+    protocol.data_received(GET)
+    await settle()
+    assert protocol._deadline._due == pytest.approx(asyncio.get_running_loop().time() + 7, abs=0.5)
+    protocol._too_slow()
+    assert (client.ended, statuses(client)) == ("closed", [200])
+    protocol.connection_lost(None)
+
+
+async def test_a_client_is_not_blamed_while_it_is_not_read(app: App, client: ClientTransport) -> None:
+    protocol = connected(app, guards(), client)
+    app.may_answer.clear()
+    protocol.data_received(GET + post(b"x", 9))
+    protocol._body_begun_at -= 100
+    protocol._too_slow()
+    assert (client.written, client.reading) == (b"", False)
+    app.may_answer.set()
+    protocol.connection_lost(None)
+    await settle()
+
+
+async def test_trailers_are_not_headers(app: App, client: ClientTransport) -> None:
+    protocol = connected(app, guards(), client)
+    protocol.data_received(b"POST /c HTTP/1.1\r\nHost: gateway\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n")
+    protocol.data_received(b"0\r\nAuthorization: x\r\n\r\n")
+    assert [name for name, _ in protocol.cycle.scope["headers"]] == [b"host", b"transfer-encoding"]
+    await settle()
+    protocol.connection_lost(None)
