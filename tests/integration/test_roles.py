@@ -239,27 +239,25 @@ async def test_a_restart_between_two_probes_is_not_a_failure() -> None:
 # Prefill engines that break their side
 
 
-@pytest.mark.parametrize(
-    ("fault", "reason"),
-    [
+@streamed_or_not
+async def test_prefill_that_fails_leaves_the_prompt_to_decode(stream: bool) -> None:
+    faults = [
         (Fault("status", status=500, count=1), "engine_error"),
         (Fault("status", status=503, count=1), "engine_error"),
         (Fault("reset", count=1), "connection_lost"),
         (Fault("hang", count=1), "timeout"),
         (Fault("empty_200", count=1), "bad_answer"),
         (Fault("wrong_content_type", count=1), "bad_answer"),
-    ],
-    ids=lambda value: f"{value.kind}-{value.status}" if isinstance(value, Fault) else "",
-)
-@streamed_or_not
-async def test_prefill_that_fails_leaves_the_prompt_to_decode(fault: Fault, reason: str, stream: bool) -> None:
+    ]
     prefill = engine("prefill")
-    prefill.faults.add(fault)
     async with site(prefill, engine("decode"), timeouts={"prefill_timeout_s": 0.2}) as here:
+        for number, (fault, reason) in enumerate(faults):
+            before = await fell_back(here, reason)
+            prefill.faults.add(fault)
+            await right(here, chat(60 + 20 * number, stream=stream))
+            assert await fell_back(here, reason) == before + 1, fault
         await right(here, chat(stream=stream))
-        assert await fell_back(here, reason) == 1
-        await right(here, chat(stream=stream))
-        assert await routed(here) == {"local": 1, "disaggregated": 1}
+        assert await routed(here) == {"local": len(faults), "disaggregated": 1}
 
 
 WELL_FORMED = ("fewer_blocks", "stale_engine_id")
@@ -268,7 +266,7 @@ WELL_FORMED = ("fewer_blocks", "stale_engine_id")
 
 @pytest.mark.parametrize("variant", ["missing", *(variant for variant in VARIANTS if variant not in WELL_FORMED)])
 async def test_a_hand_over_that_would_harm_decode_is_not_sent_on(variant: str) -> None:
-    prefill, decode = engine("prefill", lease_s=1.0), engine("decode")
+    prefill, decode = engine("prefill", lease_s=0.5), engine("decode")
     async with site(prefill, decode) as here:
         await right(here, chat(50))
         kind: Any = "missing_params" if variant == "missing" else "malformed_params"
@@ -282,7 +280,7 @@ async def test_a_hand_over_that_would_harm_decode_is_not_sent_on(variant: str) -
 
 @streamed_or_not
 async def test_a_hand_over_of_an_engine_that_is_no_more_is_an_explicit_failure(stream: bool) -> None:
-    prefill, decode = engine("prefill", lease_s=1.0), engine("decode")
+    prefill, decode = engine("prefill", lease_s=0.5), engine("decode")
     prefill.faults.add(Fault("malformed_params", count=1, variant="stale_engine_id"))
     async with site(prefill, decode) as here:
         refused(await ask(here.url, chat(stream=stream)), 502)
@@ -323,9 +321,9 @@ async def test_a_refusal_by_decode_is_the_answer_and_frees_the_blocks(stream: bo
 
 
 @pytest.mark.parametrize("fleet", ["pair", "aggregated"])
-@pytest.mark.parametrize(
-    "fault",
-    [
+@streamed_or_not
+async def test_a_failure_before_the_first_event_has_a_status(fleet: str, stream: bool) -> None:
+    faults = [
         Fault("first_event_error", count=1),
         Fault("empty_200", count=1),
         Fault("wrong_content_type", count=1),
@@ -334,39 +332,34 @@ async def test_a_refusal_by_decode_is_the_answer_and_frees_the_blocks(stream: bo
         Fault("reset", count=1),
         Fault("die_after_tokens", tokens=0, count=1),
         Fault("truncate", tokens=0, count=1),
-    ],
-    ids=lambda fault: f"{fault.kind}-{fault.status}",
-)
-@streamed_or_not
-async def test_a_failure_before_the_first_event_has_a_status(fleet: str, fault: Fault, stream: bool) -> None:
+    ]
     engines = _fleet(fleet)
-    engines[-1].faults.add(fault)
     async with site(*engines) as here:
-        body = {"model": MODEL, "prompt": "Once upon a time " * 20, "max_tokens": 20, "stream": stream}
-        refused(await ask(here.url, body, Api.COMPLETIONS), 502)
-        assert judge(await ask(here.url, body, Api.COMPLETIONS), body, Api.COMPLETIONS) is Verdict.RIGHT
+        for fault in faults:
+            body = {"model": MODEL, "prompt": f"After {fault} " * 20, "max_tokens": 20, "stream": stream}
+            engines[-1].faults.add(fault)
+            reply = await ask(here.url, body, Api.COMPLETIONS)
+            assert (fault, reply.status, judge(reply, body, Api.COMPLETIONS)) == (fault, 502, Verdict.REFUSED)
+            assert judge(await ask(here.url, body, Api.COMPLETIONS), body, Api.COMPLETIONS) is Verdict.RIGHT
 
 
-@pytest.mark.parametrize(
-    "fault",
-    [
+@pytest.mark.parametrize("fleet", ["pair", "aggregated"])
+async def test_a_failure_inside_a_stream_is_told_inside(fleet: str) -> None:
+    faults = [
         Fault("mid_stream_error", tokens=3, count=1),
         Fault("die_after_tokens", tokens=3, count=1),
         Fault("die_after_tokens", tokens=3, how="fin", count=1),
         Fault("truncate", tokens=3, count=1),
-    ],
-    ids=lambda fault: f"{fault.kind}-{fault.how}",
-)
-@pytest.mark.parametrize("fleet", ["pair", "aggregated"])
-async def test_a_failure_inside_a_stream_is_told_inside(fleet: str, fault: Fault) -> None:
+    ]
     engines = _fleet(fleet, time_scale=1.0, decode_step_s=0.005)
-    engines[-1].faults.add(fault)
     body = chat(stream=True)
     async with site(*engines) as here:
-        reply = await ask(here.url, body)
-        assert judge(reply, body) is Verdict.BROKEN_OFF
-        assert reply.body.count(b"\n\n") >= 4
-        await right(here, body)
+        for fault in faults:
+            engines[-1].faults.add(fault)
+            reply = await ask(here.url, body)
+            assert (fault, judge(reply, body)) == (fault, Verdict.BROKEN_OFF)
+            assert reply.body.count(b"\n\n") >= 4
+            await right(here, body)
 
 
 async def test_an_event_without_an_end_is_not_collected_for_ever() -> None:
@@ -389,4 +382,4 @@ def _fleet(kind: str, **settings: Any) -> list[SimEngine]:
     """Engines of which the last one answers. Claims that nobody pulls end soon."""
     if kind == "aggregated":
         return [engine("aggregated", **settings)]
-    return [engine("prefill", lease_s=1.0), engine("decode", **settings)]
+    return [engine("prefill", lease_s=0.5), engine("decode", **settings)]

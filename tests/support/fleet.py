@@ -196,7 +196,7 @@ async def fleet_process(*configs: SimConfig) -> AsyncIterator[FleetProcess]:
         async with httpx.AsyncClient(timeout=30, trust_env=False) as client:
             yield FleetProcess([Member(**member) for member in told], client)
     finally:
-        await process.communicate()
+        await process.communicate(b"")  # the end of its standard input
 
 
 async def _serve(configs: list[SimConfig]) -> None:
