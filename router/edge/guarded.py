@@ -80,6 +80,7 @@ class GuardedProtocol(HttpToolsProtocol):
     _received_bytes = 0
     _body_bytes = 0
     _discarded_bytes = 0
+    _lingering = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Let the client in, or tell it that there is no room."""
@@ -103,6 +104,13 @@ class GuardedProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
         self._deadline.close()
         self.guards.census.leave(self._site)
+
+    def shutdown(self) -> None:
+        """The server stops: who has been told everything is not waited for."""
+        if self._lingering:
+            self.transport.close()
+        else:
+            super().shutdown()
 
     # What comes in
 
@@ -289,6 +297,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def _linger(self) -> None:
         """Say that there is no more to come, and wait for the client to close."""
+        self._lingering = True
         self.flow.resume_reading()
         self.transport.write_eof()
         self._deadline.set_after(LINGER_S)

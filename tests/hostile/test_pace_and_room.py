@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any
 
 import pytest
@@ -11,7 +11,7 @@ from router.edge import timers
 from router.edge.guarded import LINGER_BYTES, GuardedProtocol
 from tests.hostile.conftest import Front, hello
 from tests.support.gateway import eventually, post, settings, site
-from tests.support.raw_http import Answer, answers, connect, talk
+from tests.support.raw_http import Answer, answers, connected_to, talk
 from tests.support.scripted_engine import scripted_engine
 
 LIMIT_BYTES = 100_000
@@ -26,9 +26,8 @@ async def front_with(**edge: Any) -> AsyncIterator[Front]:
 
 async def drip(front: Front, raw: bytes, pause_s: float = 0.01) -> bytes:
     """Send a byte at a time until the server has had enough; returns what it said."""
-    reader, writer = await connect(front.url)
-    said = asyncio.get_running_loop().create_task(reader.read())
-    try:
+    async with connected_to(front.url) as (reader, writer):
+        said = asyncio.get_running_loop().create_task(reader.read())
         for at in range(len(raw)):
             writer.write(raw[at : at + 1])
             if said.done():
@@ -36,8 +35,6 @@ async def drip(front: Front, raw: bytes, pause_s: float = 0.01) -> bytes:
             await asyncio.sleep(pause_s)
         async with asyncio.timeout(5):
             return await said
-    finally:
-        writer.close()
 
 
 async def test_a_slow_head_is_given_up() -> None:
@@ -47,25 +44,21 @@ async def test_a_slow_head_is_given_up() -> None:
 
 
 async def test_the_time_of_a_head_begins_with_each_request() -> None:
-    async with front_with(head_timeout_s=0.3) as front:
-        reader, writer = await connect(front.url)
+    async with front_with(head_timeout_s=0.3) as front, connected_to(front.url) as (reader, writer):
         for _ in range(3):
             await asyncio.sleep(0.15)
             writer.write(b"GET /health HTTP/1.1\r\n")
             await asyncio.sleep(0.15)
             writer.write(b"Host: gateway\r\n\r\n")
             assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
-        writer.close()
 
 
 async def test_a_slow_body_is_given_up() -> None:
-    async with front_with(body_timeout_s=0.3) as front:
-        head, _, body = post(prompt="a" * 500).partition(b"\r\n\r\n")
-        reader, writer = await connect(front.url)
+    head, _, body = post(prompt="a" * 500).partition(b"\r\n\r\n")
+    async with front_with(body_timeout_s=0.3) as front, connected_to(front.url) as (reader, writer):
         writer.write(head + b"\r\n\r\n" + body[:100])
         async with asyncio.timeout(5):
             (answer,) = answers(await reader.read())
-        writer.close()
         assert (answer.status, answer.error["code"]) == (408, "request_timeout")
         assert front.engine.requests == []
 
@@ -78,21 +71,18 @@ async def test_a_body_behind_its_rate_is_given_up(monkeypatch: pytest.MonkeyPatc
 
 
 async def test_silent_connections_are_closed_without_a_word() -> None:
-    async with front_with(head_timeout_s=1) as front:
-        silent = [await connect(front.url) for _ in range(300)]
+    async with front_with(head_timeout_s=1) as front, AsyncExitStack() as held:
+        silent = [await held.enter_async_context(connected_to(front.url)) for _ in range(300)]
         for _ in range(20):
             assert (await front.site.ask()).status_code == 200
         async with asyncio.timeout(5):
             assert await asyncio.gather(*(reader.read() for reader, _ in silent)) == [b""] * 300
-        for _, writer in silent:
-            writer.close()
         await eventually(lambda: front.site.gateway.app.data_guards.census.open <= 1)
 
 
 @pytest.mark.parametrize("noise", [b"", b"\r\n"], ids=["silent", "empty lines"])
 async def test_an_idle_connection_is_closed(noise: bytes) -> None:
-    async with front_with(keep_alive_s=0.3) as front:
-        reader, writer = await connect(front.url)
+    async with front_with(keep_alive_s=0.3) as front, connected_to(front.url) as (reader, writer):
         loop = asyncio.get_running_loop()
         writer.write(b"GET /health HTTP/1.1\r\nHost: gateway\r\n\r\n")
         await reader.readuntil(b"\r\n\r\n")
@@ -104,7 +94,6 @@ async def test_an_idle_connection_is_closed(noise: bytes) -> None:
         with suppress(ConnectionResetError):  # noise may cross the close
             assert await said == b""
         assert 0.2 < loop.time() - begun < 2
-        writer.close()
 
 
 async def test_a_long_answer_is_not_an_idle_connection() -> None:
@@ -124,45 +113,38 @@ async def test_a_long_answer_is_not_an_idle_connection() -> None:
 
 async def test_connections_over_the_limit_are_shed_and_room_comes_back() -> None:
     async with front_with(max_connections=2, max_connections_per_address=2) as front:
-        first, second = await connect(front.url), await connect(front.url)
-        await eventually(lambda: front.site.gateway.app.data_guards.census.open == 2)
-        (answer,) = answers(await talk(front.url, post()))
+        async with connected_to(front.url), connected_to(front.url):
+            await eventually(lambda: front.site.gateway.app.data_guards.census.open == 2)
+            (answer,) = answers(await talk(front.url, post()))
         assert (answer.status, answer.headers["retry-after"]) == (503, "1")
         assert (answer.error["code"], answer.error["type"]) == ("connections", "service_unavailable")
         assert front.site.count("shed", reason="connections") == 1
-        for _, writer in (first, second):
-            writer.close()
         await eventually(lambda: front.site.gateway.app.data_guards.census.open == 0)
         assert (await front.site.ask()).status_code == 200
 
 
 async def test_one_address_is_shed_before_all() -> None:
-    async with front_with(max_connections=10, max_connections_per_address=1) as front:
-        _, writer = await connect(front.url)
+    async with front_with(max_connections=10, max_connections_per_address=1) as front, connected_to(front.url):
         await eventually(lambda: front.site.gateway.app.data_guards.census.open == 1)
         (answer,) = answers(await talk(front.url, post()))
         assert (answer.status, answer.error["code"]) == (503, "address_connections")
-        writer.close()
 
 
 async def test_connections_are_shown() -> None:
-    async with front_with() as front:
-        _, writer = await connect(front.url)
+    async with front_with() as front, connected_to(front.url):
         app = front.site.gateway.app
         await eventually(lambda: app.registry.get_sample_value("pd_router_connections") == 1)
-        writer.close()
 
 
 async def test_bodies_over_all_their_memory_are_shed_and_it_comes_back() -> None:
     async with front_with(max_buffered_body_bytes=10_000) as front:
         head, _, body = post(prompt="a" * 8000).partition(b"\r\n\r\n")
-        _, holder = await connect(front.url)
-        holder.write(head + b"\r\n\r\n" + body[:6000])
         memory = front.site.gateway.app.data._limits.bodies
-        await eventually(lambda: memory.held_bytes >= 6000)
-        (answer,) = answers(await talk(front.url, post(prompt="a" * 5000)))
-        assert (answer.status, answer.error["code"]) == (503, "body_memory")
-        holder.close()
+        async with connected_to(front.url) as (_, holder):
+            holder.write(head + b"\r\n\r\n" + body[:6000])
+            await eventually(lambda: memory.held_bytes >= 6000)
+            (answer,) = answers(await talk(front.url, post(prompt="a" * 5000)))
+            assert (answer.status, answer.error["code"]) == (503, "body_memory")
         await eventually(lambda: memory.held_bytes == 0)
         assert (await front.site.ask(prompt="a" * 5000)).status_code == 200
         assert memory.held_bytes == 0
@@ -197,20 +179,16 @@ async def _send_without_end(front: Front, chunked: bool) -> Answer:
     framing = b"transfer-encoding: chunked" if chunked else b"content-length: 50000000"
     head = b"POST /v1/completions HTTP/1.1\r\nhost: gateway\r\ncontent-type: application/json\r\n%b\r\n\r\n" % framing
     piece = b"10000\r\n" + b"a" * 0x10000 + b"\r\n" if chunked else b"a" * 0x10000
-    reader, writer = await connect(front.url)
-    writer.write(head)
-
-    async def send() -> None:
-        try:
-            for _ in range(760):
-                writer.write(piece)
-                await writer.drain()
-        except ConnectionError:
-            pass
-
-    async with asyncio.timeout(10):
-        sending = asyncio.get_running_loop().create_task(send())
+    async with connected_to(front.url) as (reader, writer), asyncio.timeout(10), asyncio.TaskGroup() as group:
+        writer.write(head)
+        group.create_task(_offer(writer, piece))
         (answer,) = answers(await reader.read())
         writer.transport.abort()
-        await sending
     return answer
+
+
+async def _offer(writer: asyncio.StreamWriter, piece: bytes) -> None:
+    with suppress(ConnectionError):
+        for _ in range(760):
+            writer.write(piece)
+            await writer.drain()

@@ -7,7 +7,7 @@ import pytest
 from tests.hostile.conftest import Front
 from tests.hostile.corpus import CASES
 from tests.support.gateway import post
-from tests.support.raw_http import answers, connect, talk
+from tests.support.raw_http import answers, connected_to, talk
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -34,13 +34,12 @@ async def test_it_is_refused_and_nothing_behind_it_is_read(front: Front, name: s
 @pytest.mark.parametrize("name", ["length and chunks", "two hosts", "a space after the size", "endless headers"])
 async def test_it_is_refused_however_it_is_cut(front: Front, name: str) -> None:
     status, raw = CASES[name]
-    reader, writer = await connect(front.url)
-    for start in range(0, len(raw), max(1, len(raw) // 50)):
-        writer.write(raw[start : start + max(1, len(raw) // 50)])
-        await asyncio.sleep(0)
-    async with asyncio.timeout(5):
-        (answer,) = answers(await reader.read())
-    writer.close()
+    async with connected_to(front.url) as (reader, writer):
+        for start in range(0, len(raw), max(1, len(raw) // 50)):
+            writer.write(raw[start : start + max(1, len(raw) // 50)])
+            await asyncio.sleep(0)
+        async with asyncio.timeout(5):
+            (answer,) = answers(await reader.read())
     assert answer.status == status
 
 
@@ -142,13 +141,12 @@ async def test_a_megabyte_of_framing_is_refused(front: Front, framing: bytes) ->
 
 async def test_an_expected_continue_is_sent(front: Front) -> None:
     head, _, body = post(more="expect: 100-continue\r\nconnection: close\r\n").partition(b"\r\n\r\n")
-    reader, writer = await connect(front.url)
-    writer.write(head + b"\r\n\r\n")
-    async with asyncio.timeout(5):
-        assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
-        writer.write(body)
-        assert [answer.status for answer in answers(await reader.read())] == [200]
-    writer.close()
+    async with connected_to(front.url) as (reader, writer):
+        writer.write(head + b"\r\n\r\n")
+        async with asyncio.timeout(5):
+            assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+            writer.write(body)
+            assert [answer.status for answer in answers(await reader.read())] == [200]
 
 
 async def test_an_http_1_0_client_gets_a_stream_that_ends_with_its_connection(front: Front) -> None:

@@ -1,7 +1,8 @@
 """Bytes to a server and back, without a client library that would tidy them up."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,21 +23,22 @@ class Answer:
         return orjson.loads(self.body)["error"]
 
 
-async def connect(url: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """A connection to a URL's host and port."""
+@asynccontextmanager
+async def connected_to(url: str) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """A connection to a URL's host and port, that ends with the block."""
     host, port = url.removeprefix("http://").split(":")
-    return await asyncio.open_connection(host, int(port))
+    reader, writer = await asyncio.open_connection(host, int(port))
+    try:
+        yield reader, writer
+    finally:
+        writer.transport.abort()
 
 
 async def talk(url: str, raw: bytes, within_s: float = 5.0) -> bytes:
     """All that a server says to `raw` before it closes. Raises `TimeoutError` when it does not close."""
-    reader, writer = await connect(url)
-    try:
+    async with connected_to(url) as (reader, writer), asyncio.timeout(within_s):
         writer.write(raw)
-        async with asyncio.timeout(within_s):
-            return await reader.read()
-    finally:
-        writer.close()
+        return await reader.read()
 
 
 def answers(said: bytes) -> Iterator[Answer]:

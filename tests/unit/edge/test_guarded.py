@@ -225,3 +225,14 @@ async def test_trailers_are_not_headers(app: App, client: ClientTransport) -> No
     assert [name for name, _ in protocol.cycle.scope["headers"]] == [b"host", b"transfer-encoding"]
     await settle()
     protocol.connection_lost(None)
+
+
+async def test_who_was_told_everything_does_not_hold_up_the_end(app: App, client: ClientTransport) -> None:
+    protocol = connected(app, guards(), client)
+    protocol.data_received(b"POST /c HTTP/1.1\r\nHost: gateway\r\nTransfer-Encoding: chunked\r\n\r\n")
+    await settle()
+    protocol.data_received(b"zz\r\n")
+    assert (statuses(client), client.ended) == ([400], "")
+    protocol.shutdown()
+    assert client.ended == "closed"
+    protocol.connection_lost(None)
