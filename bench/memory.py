@@ -17,7 +17,7 @@ from pathlib import Path
 
 from bench.compare import install, routers
 from bench.compare.loads import LOADS
-from bench.compare.processes import raise_file_limit, rss_bytes, running
+from bench.compare.processes import exit_on_sigterm, raise_file_limit, rss_bytes, running
 from bench.compare.rig import Rig
 from bench.compare.routers import Place, url
 
@@ -26,7 +26,9 @@ SOURCES = 100
 """Client addresses, so that a limit of connections per address is not what is measured."""
 
 FILES_PER_STREAM = 2
-SPARE_FILES = 2000
+SPARE_FILES = 200
+SETTLE_S = 2
+"""After the last stream was begun: it has had its first event."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +61,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--base-port", type=int, default=18400, help="first of 50 ports (default: %(default)s)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures")
     args = parser.parse_args(argv)
-    raise_file_limit(FILES_PER_STREAM * max(args.counts) + SPARE_FILES)
+    exit_on_sigterm()
+    files = raise_file_limit(FILES_PER_STREAM * max(args.counts) + SPARE_FILES)
+    counts = [min(count, (files - SPARE_FILES) // FILES_PER_STREAM) for count in args.counts]
     with tempfile.TemporaryDirectory(prefix="pd-router-bench-") as folder:
         rig = Rig(install.harness(), Place(Path(folder), args.base_port))
-        costs = [measure(rig, count) for count in args.counts for measure in (idle_connections, open_streams)]
+        costs = [measure(rig, count) for count in counts for measure in (idle_connections, open_streams)]
         traffic = [beside_silent(rig, count) for count in (0, args.silent)]
     print("\n".join(_report(costs, traffic)))
     if args.json:
@@ -73,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def idle_connections(rig: Rig, count: int) -> Cost:
     """Connections that were accepted and have sent nothing."""
-    with rig.fleet(TOKEN_INTERVAL_S * 1000, free=True), _gateway(rig) as pid:
+    with rig.fleet(TOKEN_INTERVAL_S * 1000, free=True), _gateway(rig, count) as pid:
         before, files, begin = rss_bytes(pid), _open_files(pid), time.monotonic()
         with connections(rig.place.port, count):
             _await(lambda: _open_files(pid) >= files + count, f"{count} connections were not accepted")
@@ -82,11 +86,11 @@ def idle_connections(rig: Rig, count: int) -> Cost:
 
 def open_streams(rig: Rig, count: int) -> Cost:
     """Streams whose first event has passed, each with its connection to a decode engine."""
-    with rig.fleet(TOKEN_INTERVAL_S * 1000, free=True), _gateway(rig) as pid:
+    with rig.fleet(TOKEN_INTERVAL_S * 1000, free=True), _gateway(rig, count) as pid:
         before, begin = rss_bytes(pid), time.monotonic()
         with _streams(rig, count):
             _await(lambda: rig.stats()["running"] >= count, f"{count} streams were not open", timeout_s=120)
-            time.sleep(1.2 * TOKEN_INTERVAL_S)  # every stream has had its first event
+            time.sleep(SETTLE_S)
             open_now = rig.stats()["running"]
             return _cost("open stream", open_now, begin, rss_bytes(pid) - before)
 
@@ -102,9 +106,13 @@ def beside_silent(rig: Rig, count: int) -> Traffic:
 
 
 @contextlib.contextmanager
-def _gateway(rig: Rig) -> Iterator[int]:
-    """A gateway that has warmed up: code is loaded, its pools have been used. Yields its process."""
-    with rig.router(routers.gateway(rig.place)) as pid:
+def _gateway(rig: Rig, count: int | None = None) -> Iterator[int]:
+    """A gateway that has warmed up: code is loaded, its pools have been used. Yields its process.
+
+    With a count it lets so many connections in, however few files that leaves to spare, and gives them time to speak.
+    """
+    edge = {"max_connections": count + SPARE_FILES // 2, "head_timeout_s": 300} if count else None
+    with rig.router(routers.gateway(rig.place, edge=edge)) as pid:
         yield pid
 
 

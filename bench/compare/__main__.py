@@ -12,7 +12,7 @@ from bench.compare import install, routers
 from bench.compare.comparison import Pace, against, as_json, interleaved, ramp
 from bench.compare.loads import LOADS
 from bench.compare.plot import plot
-from bench.compare.processes import raise_file_limit
+from bench.compare.processes import exit_on_sigterm, raise_file_limit
 from bench.compare.report import machine, ramp_table, tables
 from bench.compare.rig import Rig, RigError, Run
 from bench.compare.routers import GATEWAY, Place, Router
@@ -28,6 +28,7 @@ examples:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the comparison; 1 when a run had faults."""
     args = _parser().parse_args(argv)
+    exit_on_sigterm()
     raise_file_limit()
     folder = Path(tempfile.mkdtemp(prefix="pd-router-bench-"))
     place = Place(folder, args.base_port)

@@ -84,7 +84,7 @@ class Rig:
         end = time.monotonic() + START_TIMEOUT_S
         fault = "it did not start"
         while time.monotonic() < end and process.poll() is None:
-            fault = self.load("-requests", "4", "-streams", "1", "-tokens", "3")["first_error"]
+            fault = self.load("-requests", "4", "-streams", "1", "-tokens", "1")["first_error"]
             if not fault:
                 return
             time.sleep(0.3)

@@ -50,8 +50,10 @@ def url(port: int) -> str:
     return f"http://127.0.0.1:{port}"
 
 
-def gateway(place: Place, name: str = GATEWAY, checkout: Path = ROOT) -> Router:
-    """This gateway, or the one of another checkout."""
+def gateway(
+    place: Place, name: str = GATEWAY, checkout: Path = ROOT, edge: Mapping[str, object] | None = None
+) -> Router:
+    """This gateway, or the one of another checkout; `edge` are settings of that section."""
     config = place.folder / "pd-router.yaml"
     engines = {"prefill": place.prefill_ports, "decode": place.decode_ports}
     settings = {
@@ -62,6 +64,7 @@ def gateway(place: Place, name: str = GATEWAY, checkout: Path = ROOT) -> Router:
         "admission": {"prefill_permits": 0, "decode_permits": 0},
         "drain": {"drain_accept_s": 0, "drain_timeout_s": 1},
         "log": {"format": "json"},
+        "edge": dict(edge or {}),
     }
     config.write_text(yaml.safe_dump(settings))
     return Router(name, (sys.executable, "-m", "router", "serve", "--config", str(config)), cwd=checkout)

@@ -171,7 +171,10 @@ func (e *engine) answer(request members) answer {
 		dieAfter: options.dieAfterTokens, interval: options.tokenInterval, next: time.Now(),
 		usage: bytes.Contains(request["stream_options"], []byte("true")),
 	}
-	if a.interval > 0 && !options.free { // the first token comes with the step that is running now
+	switch {
+	case options.free: // the first token comes at once
+		a.next = a.next.Add(-a.interval)
+	case a.interval > 0: // the first token comes with the step that is running now
 		a.next = a.next.Add(-(time.Since(e.start) % a.interval))
 	}
 	return a

@@ -36,7 +36,7 @@ func Main(args []string) error {
 	decodes := flags.String("decode", "9201", "ports of the decode engines")
 	flags.DurationVar(&o.tokenInterval, "token-interval", 0, "time between two tokens")
 	flags.DurationVar(&o.prefillTime, "prefill-time", 0, "time a prefill takes")
-	flags.BoolVar(&o.free, "free", false, "every stream has its own clock (default: all streams of an engine get their tokens in the same step, as with continuous batching)")
+	flags.BoolVar(&o.free, "free", false, "every stream has its own clock, from its first token, which comes at once (default: all streams of an engine get their tokens in the same step, as with continuous batching)")
 	flags.IntVar(&o.padBytes, "pad-bytes", 0, "added to every event, to fill socket buffers")
 	flags.IntVar(&o.dieAfterTokens, "die-after-tokens", 0, "decode engines cut the connection after so many tokens")
 	_ = flags.Parse(args)
