@@ -27,8 +27,10 @@ class DirectWriter:
         return bool(self._cycle.chunked_encoding)
 
     def write(self, data: bytes) -> None:
-        """One chunk of the response's body, straight to the socket."""
-        self._protocol.transport.write(b"%x\r\n%b\r\n" % (len(data), data))
+        """One chunk of the response's body, straight to the socket; nothing once the client has left."""
+        transport = self._protocol.transport
+        if not transport.is_closing():
+            transport.write(b"%x\r\n%b\r\n" % (len(data), data))
 
     def lend(self, pause: Callable[[], None], resume: Callable[[], None]) -> None:
         """Have `pause` and `resume` called as the client falls behind and catches up."""

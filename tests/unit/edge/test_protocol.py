@@ -68,6 +68,15 @@ async def test_what_is_written_directly_is_one_chunk(app: Streams, client: Clien
     protocol.connection_lost(None)
 
 
+async def test_nothing_is_written_to_a_client_that_is_leaving(app: Streams, client: ClientTransport) -> None:
+    protocol = await streaming(app, client)
+    client.written = b""
+    client.abort()
+    app.writers[0].write(b"data: x\n\n")
+    assert client.written == b""
+    protocol.connection_lost(None)
+
+
 async def test_each_pipelined_request_has_its_own_writer(app: Streams, client: ClientTransport) -> None:
     protocol = await streaming(app, client)
     protocol.data_received(GET)

@@ -160,7 +160,8 @@ async def test_a_client_that_does_not_read_makes_the_engine_wait(protocol: Serve
             await asyncio.sleep(0.1)
         assert before < 30 << 20, "sockets take it, memory must not"
         assert (await client.head())[0] == 200
-        assert await client.chunk() in (event("a" * first_bytes), event("a" * first_bytes) + event("b" * 100_000))
+        first = await client.chunk()  # with the events that came in the same read
+        assert first.startswith(event("a" * first_bytes))
         while sent_bytes == before:
             await client.reader.read(1 << 16)
         client.writer.transport.abort()
@@ -188,5 +189,5 @@ async def test_a_stream_that_is_left_ends_at_the_engine(protocol: Server) -> Non
         await client.head()
         assert await client.chunk() == event("a")
         client.writer.close()
-        await eventually(lambda: here.gateway.app.connections.to(engine.url).open == 0, within_s=0.5)
+        await eventually(lambda: here.gateway.app.connections.to(engine.url).open == 0, within_s=2)
         assert here.outcomes() == {"client_gone": 1}

@@ -1,10 +1,13 @@
 import asyncio
 from collections.abc import Awaitable, Callable
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
 from router.engines.handoff import Handoff
 from router.errors import ConnectFailed, EngineRefusal, RequestError
+from router.exchange.pool import Checkout
 from router.exchange.release import FAREWELL_S
 from router.settings import HandoffSettings
 from tests.support.gateway import eventually
@@ -252,6 +255,27 @@ async def test_a_long_prefill_that_was_given_up_is_aborted() -> None:
         assert asyncio.get_running_loop().time() - began == pytest.approx(FAREWELL_S, abs=0.02)
         await made.at_rest()
         assert not made.told.counts
+
+
+@pytest.mark.parametrize("complete", [True, False])
+def test_an_answer_that_came_as_the_farewell_ended_counts(complete: bool) -> None:
+    held = SimpleNamespace(answer=SimpleNamespace(complete=False), close=lambda: calls.append("close"))
+    calls: list[str] = []
+
+    async def settle() -> None:
+        calls.append("settle")
+        if len(calls) == 1:
+            held.answer.complete = complete
+            await asyncio.Event().wait()
+
+    @virtual_time
+    async def test() -> None:
+        async with stand(PREFILLED, says(NOT_FOUND)) as made:
+            made.releases.see_off(cast("Checkout", held), settle)
+            await asyncio.sleep(FAREWELL_S + 0.001)
+            assert calls == (["settle", "settle", "close"] if complete else ["settle", "close"])
+
+    test()
 
 
 @virtual_time
