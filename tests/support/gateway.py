@@ -77,10 +77,10 @@ class Site:
     async def assert_at_rest(self) -> None:
         """Nothing is held for anybody: no load, no permit, no release, no busy socket."""
         app = self.gateway.app
-        await eventually(lambda: all(b.load.requests == b.load.tokens == 0 for b in app.fleet.backends))
-        await eventually(lambda: app.releases.open == 0)
+        await eventually(lambda: all(b.load.requests == b.load.tokens == 0 for b in app.fleet.backends), within_s=10)
+        await eventually(lambda: app.releases.open == 0, within_s=10)
         pools = app.connections._pools.values()
-        await eventually(lambda: sum(pool.open - pool.idle for pool in pools) == 0)
+        await eventually(lambda: sum(pool.open - pool.idle for pool in pools) == 0, within_s=10)
         assert all(app.permits.of_pool([b])[1] == 0 for b in app.fleet.backends)
 
 
