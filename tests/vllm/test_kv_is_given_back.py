@@ -120,14 +120,6 @@ def test_only_decode_refuses(engines: Engines, gateway: Gateway, path: str, fiel
     refused_by_decode(engines, gateway, path, fields)
 
 
-@pytest.mark.timeout(300, func_only=True)
-def test_only_decode_refuses_what_is_its_first_hand_over(engines: Engines, gateway: Gateway) -> None:
-    """Decode tells prefill by NIXL that the KV is free; a pair that never met has to shake hands for that."""
-    engines.restart("decode-0")
-    assert until(gateway.uses_both, 10)
-    refused_by_decode(engines, gateway, CHAT, MALFORMED)
-
-
 def refused_by_decode(engines: Engines, gateway: Gateway, path: str, fields: dict[str, Any]) -> None:
     """A request whose prefill leg hides what decode will refuse: the prompt is computed before anybody hears of it."""
     prompt = random_prompt(60, f"{path}-{fields}-{engines.decode.prompt_tokens()}")
