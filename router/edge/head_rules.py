@@ -19,6 +19,9 @@ HOST = re.compile(rb"(?:[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 
 ABSOLUTE_FORM = re.compile(rb"https?://([^/?#]*)(/.*)", re.IGNORECASE | re.DOTALL)
 
+RARE = frozenset({b"transfer-encoding", b"expect"})
+"""Headers with rules of their own that few requests have."""
+
 LINE_END_BYTES = 2
 SEPARATOR_BYTES = 2
 VERSION_BYTES = 8
@@ -52,12 +55,10 @@ def _line_fault(line: RequestLine, limits: Edge) -> RequestError | None:
 def _size_fault(line: RequestLine, headers: Sequence[tuple[bytes, bytes]], limits: Edge) -> RequestError | None:
     if len(headers) > limits.max_headers:
         return _head_too_large(f"there must not be more than {limits.max_headers} headers")
-    head_bytes = _line_bytes(line) + LINE_END_BYTES
-    for name, value in headers:
-        line_bytes = len(name) + SEPARATOR_BYTES + len(value) + LINE_END_BYTES
-        if line_bytes > limits.max_header_line_bytes:
-            return _head_too_large(f"a header line must not be larger than {limits.max_header_line_bytes} bytes")
-        head_bytes += line_bytes
+    sizes_bytes = [len(name) + SEPARATOR_BYTES + len(value) + LINE_END_BYTES for name, value in headers]
+    if max(sizes_bytes, default=0) > limits.max_header_line_bytes:
+        return _head_too_large(f"a header line must not be larger than {limits.max_header_line_bytes} bytes")
+    head_bytes = _line_bytes(line) + sum(sizes_bytes) + LINE_END_BYTES
     return head_too_large(limits) if head_bytes > limits.max_head_bytes else None
 
 
@@ -66,15 +67,13 @@ def _line_bytes(line: RequestLine) -> int:
 
 
 def _meaning_fault(line: RequestLine, headers: Sequence[tuple[bytes, bytes]]) -> RequestError | None:
-    hosts = []
-    for name, value in headers:
-        if name == b"host":
-            hosts.append(value)
-        elif name == b"transfer-encoding" and (value.lower() != b"chunked" or line.version == "1.0"):
+    names = {name for name, _ in headers}
+    for name, value in headers if not names.isdisjoint(RARE) else ():
+        if name == b"transfer-encoding" and (value.lower() != b"chunked" or line.version == "1.0"):
             return Malformed("transfer-encoding must be chunked alone, and HTTP/1.0 has none")
-        elif name == b"expect" and value.lower() != b"100-continue":
+        if name == b"expect" and value.lower() != b"100-continue":
             return Malformed("of expectations only 100-continue is met", status=417, code="expectation_failed")
-    return _host_fault(line, hosts)
+    return _host_fault(line, [value for name, value in headers if name == b"host"])
 
 
 def _host_fault(line: RequestLine, hosts: Sequence[bytes]) -> RequestError | None:

@@ -214,3 +214,16 @@ async def test_no_watch_outlives_its_block(leaving: tuple[AsgiClient, Callable[[
         await asyncio.sleep(0)
     await asyncio.sleep(0)
     assert asyncio.all_tasks() == before
+
+
+async def test_a_body_that_is_given_up_is_not_held() -> None:
+    asgi, memory = Asgi(), body_memory()
+    asgi.messages.put_nowait({"type": "http.request", "body": b"abc", "more_body": True})
+    reading = asyncio.get_running_loop().create_task(asgi.client(bodies=memory).body())
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert memory.held_bytes == 3
+    reading.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+    assert memory.held_bytes == 0

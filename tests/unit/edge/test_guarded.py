@@ -214,8 +214,11 @@ async def test_a_client_is_not_blamed_while_it_is_not_read(app: App, client: Cli
     protocol._too_slow()
     assert (client.written, client.reading) == (b"", False)
     app.may_answer.set()
-    protocol.connection_lost(None)
     await settle()
+    protocol.data_received(b"x" * 8)
+    await settle()
+    assert (statuses(client), app.seen) == ([200, 200], ["/a", "/c"])
+    protocol.connection_lost(None)
 
 
 async def test_trailers_are_not_headers(app: App, client: ClientTransport) -> None:
