@@ -1,7 +1,7 @@
 """The life of a request, one named step after the other. docs/life-of-a-request.md tells the same story."""
 
 import asyncio
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -28,7 +28,7 @@ class Connected(Client, Protocol):
     async def body(self) -> bytes:
         """The request's body, within limits."""
 
-    def present(self) -> AbstractAsyncContextManager[None]:
+    def present(self) -> AbstractContextManager[None]:
         """A block that ends with `ClientGone` as soon as the client leaves."""
 
 
@@ -51,7 +51,7 @@ class Gateway:
         journey = Journey(client.trace.request_id, api.label, self.clock(), self.clock, self.observers)
         try:
             call = await self._receive(api, client)
-            async with client.present():
+            with client.present():
                 route = self._choose(call, journey)
                 with Grant(self.permits, route.decode, route.prefill, call.prompt_tokens) as grant:  # admit, lease
                     journey.chosen(

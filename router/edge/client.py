@@ -5,7 +5,7 @@ import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 from router.call import Trace
 from router.edge import replies
@@ -88,21 +88,29 @@ class AsgiClient:
 
     @property
     def direct(self) -> DirectWriter | None:
-        """The client's socket, where the server lends it and the response is framed in chunks."""
-        return self._direct if self._direct is not None and self._direct.chunked else None
+        """The client's socket, where the server lends it and a stream can be framed in chunks."""
+        return self._direct if self._direct is not None and self._direct.chunks else None
 
-    async def start(self, content_type: bytes) -> None:
+    async def start(self, content_type: bytes, first: bytes) -> None:
         """Begin a streamed 200."""
         self._started = True
-        await self._write(replies.head(200, content_type, self.trace.request_id, replies.STREAM_HEADERS))
+        headers = replies.headers(content_type, self.trace.request_id, replies.STREAM_HEADERS)
+        if self.direct is not None:
+            await self.direct.start(200, headers, first)
+        else:
+            await self._write(replies.start_message(200, headers))
+            await self.send(first)
 
     async def send(self, data: bytes) -> None:
         """Some of the body; waits while the client is slow."""
         await self._write({"type": "http.response.body", "body": data, "more_body": True})
 
-    async def finish(self, data: bytes = b"") -> None:
+    async def finish(self, last: bytes) -> None:
         """The last of the body."""
-        await self._write({"type": "http.response.body", "body": data})
+        if self.direct is not None:
+            await self.direct.finish(last)
+        else:
+            await self._write({"type": "http.response.body", "body": last})
 
     async def answer(self, content_type: bytes, body: bytes) -> None:
         """A complete 200."""
@@ -116,16 +124,17 @@ class AsgiClient:
         if self._started:
             await self.finish(replies.error_events(error))
         else:
-            body, headers = replies.error_body(error), [*replies.error_headers(error)]
-            if self._unread:
-                headers.append((b"connection", b"close"))
-            await self._complete(error.status, b"application/json", body, headers)
+            more = (*replies.error_headers(error), *(replies.CLOSE if self._unread else ()))
+            await self._complete(error.status, b"application/json", replies.error_body(error), more)
 
-    async def _complete(self, status: int, content_type: bytes, body: bytes, headers: replies.Headers = ()) -> None:
-        length = (b"content-length", str(len(body)).encode())
+    async def _complete(self, status: int, content_type: bytes, body: bytes, more: replies.Headers = ()) -> None:
         self._started = True
-        await self._write(replies.head(status, content_type, self.trace.request_id, [length, *headers]))
-        await self._write({"type": "http.response.body", "body": body})
+        headers = replies.headers(content_type, self.trace.request_id, (*replies.length(body), *more))
+        if self._direct is not None:
+            await self._direct.answer(status, headers, body)
+        else:
+            await self._write(replies.start_message(status, headers))
+            await self._write({"type": "http.response.body", "body": body})
 
     async def _write(self, message: dict[str, Any]) -> None:
         if self._direct is not None:  # that server drops a client which stalls
@@ -148,41 +157,59 @@ class AsgiClient:
         return TooLarge(f"the body must not be larger than {self._limits.max_body_bytes} bytes")
 
 
+class Leaver(Protocol):
+    """Who tells when a client leaves."""
+
+    loop: asyncio.AbstractEventLoop
+
+    @property
+    def leaving(self) -> bool:
+        """It has left already."""
+
+    def when_gone(self, gone: Callable[[], None] | None) -> None:
+        """Have `gone` called once, when it leaves."""
+
+
 class Presence:
     """A block that is cancelled, and ends with `ClientGone`, as soon as the client leaves.
 
-    The server tells (`direct`); behind other servers a task waits for ASGI's word.
+    The server tells (`direct`); behind other servers a task waits for ASGI's word. `asyncio.timeout` would do the same
+    at three times the cost.
     """
 
-    __slots__ = ("_direct", "_receive", "_scope", "_watcher")
+    __slots__ = ("_cancelling", "_direct", "_gone", "_receive", "_task", "_watcher")
 
-    def __init__(self, direct: DirectWriter | None, receive: Receive) -> None:
+    def __init__(self, direct: Leaver | None, receive: Receive) -> None:
         self._direct = direct
         self._receive = receive
-        self._scope = asyncio.timeout(None)
+        self._gone = False
         self._watcher: asyncio.Task[None] | None = None
 
-    async def __aenter__(self) -> None:
-        await self._scope.__aenter__()
-        if self._direct is not None:
-            self._direct.when_gone(self._end)
+    def __enter__(self) -> None:
+        direct = self._direct
+        if direct is not None and direct.leaving:
+            raise ClientGone
+        loop = asyncio.get_running_loop() if direct is None else direct.loop
+        task = asyncio.current_task(loop)
+        assert task is not None
+        self._task, self._cancelling = task, task.cancelling()
+        if direct is not None:
+            direct.when_gone(self._end)
         else:
-            self._watcher = asyncio.get_running_loop().create_task(self._end_when_gone(), name="client watch")
+            self._watcher = loop.create_task(self._end_when_gone(), name="client watch")
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         if self._direct is not None:
             self._direct.when_gone(None)
         elif self._watcher is not None:
             self._watcher.cancel()
-        try:
-            await self._scope.__aexit__(kind, error, trace)
-        except TimeoutError:
+        if self._gone and self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
             raise ClientGone from None
 
     def _end(self) -> None:
-        self._scope.reschedule(asyncio.get_running_loop().time())
+        if not self._gone:
+            self._gone = True
+            self._task.cancel()
 
     async def _end_when_gone(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":

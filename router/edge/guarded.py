@@ -6,7 +6,6 @@ OpenAI shape after the answers to all that was asked before it. After a refusal 
 """
 
 import asyncio
-from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 
@@ -14,12 +13,13 @@ import httptools
 from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
+from router.deadline import Deadline
 from router.edge import replies
 from router.edge.census import Census, site_of
 from router.edge.head_rules import RequestLine, fault_in, head_too_large, target_too_long, upgrade_refused
 from router.edge.http10 import close_delimited
+from router.edge.pace import body_deadline
 from router.edge.request_ids import RequestIds
-from router.edge.timers import Deadline, body_deadline
 from router.errors import Malformed, RequestError
 from router.settings import Edge
 from router.telemetry.events import EdgeObserver
@@ -250,10 +250,9 @@ class GuardedProtocol(HttpToolsProtocol):
     def _say(self, error: RequestError) -> None:
         """Answer with an error, and close."""
         body = replies.error_body(error)
-        closing = ((b"content-length", str(len(body)).encode()), (b"connection", b"close"))
-        more = (*closing, *replies.error_headers(error))
-        head = replies.head(error.status, b"application/json", self.guards.ids.new(), more)
-        lines = _header_lines((*self.server_state.default_headers, *head["headers"]))
+        more = (*replies.length(body), *replies.CLOSE, *replies.error_headers(error))
+        headers = replies.headers(b"application/json", self.guards.ids.new(), more)
+        lines = replies.header_lines((*self.server_state.default_headers, *headers))
         self.transport.write(b"%b%b\r\n%b" % (STATUS_LINE[error.status], lines, body))
         self.end()
 
@@ -317,7 +316,3 @@ def _fault_of(error: httptools.HttpParserError) -> RequestError:
 
 def _timeout(text: str) -> Malformed:
     return Malformed(text, status=408, code="request_timeout")
-
-
-def _header_lines(headers: Sequence[tuple[bytes, bytes]]) -> bytes:
-    return b"".join([b"%b: %b\r\n" % header for header in headers])

@@ -1,36 +1,65 @@
 """The server's side of one client connection: a guarded one, with what the gateway needs beside ASGI.
 
-ASGI has no way to write without a task, and none to hear that a client left without waiting for it. Both are offered
-to the application as an extension in its scope.
+ASGI has no way to write without a task, none to write head and body at once, and none to hear that a client left
+without waiting for it. All are offered to the application as an extension in its scope.
 """
 
 import asyncio
 from collections.abc import Callable
+from typing import cast
 
-from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
-from router.edge.guarded import GuardedProtocol
+from router.edge.guarded import GuardedProtocol, Outlet
+from router.edge.replies import Headers, header_lines
 
 EXTENSION = "pd_router.direct"
 
+CHUNKED: Headers = ((b"transfer-encoding", b"chunked"),)
+LAST_CHUNK = b"0\r\n\r\n"
+
 
 class DirectWriter:
-    """What a request may do with its client's connection beside ASGI's `receive` and `send`."""
+    """What a request may do with its client's connection beside ASGI's `receive` and `send`.
+
+    Responses go out through it or through `send`, not through both.
+    """
+
+    __slots__ = ("_cycle", "_is_closing", "_protocol", "_write", "chunks", "loop")
 
     def __init__(self, protocol: "GatewayProtocol", cycle: RequestResponseCycle) -> None:
         self._protocol = protocol
         self._cycle = cycle
+        self.loop = protocol.loop
+        self._write = protocol.transport.write
+        self._is_closing = protocol.transport.is_closing
+        self.chunks = cycle.scope["http_version"] == "1.1"
+        """Bodies of unknown length can be sent, framed in chunks; HTTP/1.0 has none."""
 
-    @property
-    def chunked(self) -> bool:
-        """The response has begun and its body is framed in chunks, so that `write` is possible."""
-        return bool(self._cycle.chunked_encoding)
+    async def answer(self, status: int, headers: Headers, body: bytes) -> None:
+        """A whole response; `headers` tell the length."""
+        await self._caught_up()
+        if not self._cycle.disconnected:
+            self._write(self._head(status, headers) + body)
+            self._complete()
+
+    async def start(self, status: int, headers: Headers, first: bytes) -> None:
+        """The head of a response of unknown length, and the first of its body."""
+        await self._caught_up()
+        if not self._cycle.disconnected:
+            self._write(self._head(status, (*headers, *CHUNKED)) + _chunk(first))
 
     def write(self, data: bytes) -> None:
-        """One chunk of the response's body, straight to the socket; nothing once the client has left."""
-        transport = self._protocol.transport
-        if not transport.is_closing():
-            transport.write(b"%x\r\n%b\r\n" % (len(data), data))
+        """More of the body, as one chunk; nothing once the client has left."""
+        if not self._is_closing():
+            self._write(b"%x\r\n%b\r\n" % (len(data), data))
+
+    async def finish(self, last: bytes) -> None:
+        """The last of the body."""
+        await self._caught_up()
+        if not self._cycle.disconnected:
+            self._write(_chunk(last) + LAST_CHUNK)
+            self._complete()
 
     def lend(self, pause: Callable[[], None], resume: Callable[[], None]) -> None:
         """Have `pause` and `resume` called as the client falls behind and catches up."""
@@ -42,16 +71,46 @@ class DirectWriter:
         """No more calls."""
         self._protocol.on_slow = None
 
+    @property
+    def leaving(self) -> bool:
+        """The client has left, or is being left."""
+        return bool(self._is_closing())
+
     def when_gone(self, gone: Callable[[], None] | None) -> None:
-        """Have `gone` called once when the client leaves; at once if it has left.
+        """Have `gone` called once when the client leaves.
 
         The server stops reading after a large body, and without reading nobody hears of a client that leaves.
         """
-        if gone is not None and self._protocol.transport.is_closing():
-            gone()
-            return
         self._protocol.on_gone = gone
         self._protocol.flow.resume_reading()
+
+    async def _caught_up(self) -> None:
+        """A client that is behind takes what it has before it gets more; the server drops one that stays behind."""
+        if self._protocol.flow.write_paused and not self._cycle.disconnected:
+            await self._protocol.flow.drain()
+
+    def _head(self, status: int, headers: Headers) -> bytes:
+        cycle = self._cycle
+        cycle.response_started = True
+        cycle.waiting_for_100_continue = False
+        if (b"connection", b"close") in headers:
+            cycle.keep_alive = False
+        elif not cycle.keep_alive:
+            headers = (*headers, (b"connection", b"close"))
+        return b"%b%b\r\n" % (STATUS_LINE[status], header_lines((*cycle.default_headers, *headers)))
+
+    def _complete(self) -> None:
+        """What uvicorn does at the end of a response."""
+        cycle = self._cycle
+        cycle.response_complete = True
+        cycle.message_event.set()
+        if not cycle.keep_alive:
+            cast("Outlet", cycle.transport).close()
+        cycle.on_response()
+
+
+def _chunk(data: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(data), data) if data else b""
 
 
 class GatewayProtocol(GuardedProtocol):

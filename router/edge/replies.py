@@ -13,10 +13,27 @@ STREAM_HEADERS: Headers = ((b"cache-control", b"no-cache"), (b"x-accel-buffering
 """Keep caches and buffering proxies from holding a stream back."""
 
 
-def head(status: int, content_type: bytes, request_id: str, more: Headers = ()) -> dict[str, Any]:
+CLOSE: Headers = ((b"connection", b"close"),)
+
+
+def headers(content_type: bytes, request_id: str, more: Headers = ()) -> Headers:
+    """The headers of a response: these and no others."""
+    return ((b"content-type", content_type), (b"x-request-id", request_id.encode()), *more)
+
+
+def length(body: bytes) -> Headers:
+    """How long a body is."""
+    return ((b"content-length", b"%d" % len(body)),)
+
+
+def header_lines(headers: Headers) -> bytes:
+    """Headers as they travel."""
+    return b"".join([b"%b: %b\r\n" % header for header in headers])
+
+
+def start_message(status: int, headers: Headers) -> dict[str, Any]:
     """The ASGI message that starts a response."""
-    headers = [(b"content-type", content_type), (b"x-request-id", request_id.encode()), *more]
-    return {"type": "http.response.start", "status": status, "headers": headers}
+    return {"type": "http.response.start", "status": status, "headers": list(headers)}
 
 
 def error_object(error: RequestError) -> dict[str, Any]:

@@ -29,11 +29,11 @@ class Dialect(Protocol):
 
     name: str
 
+    error_starts: tuple[bytes, ...]
+    """How a stream's event begins that reports a failure instead of the engine's work."""
+
     def plain_body(self, call: Call) -> bytes:
         """The client's body for an engine that computes prompt and answer itself."""
-
-    def is_error(self, event: bytes) -> bool:
-        """Whether a stream's event reports a failure instead of the engine's work."""
 
 
 class PairedDialect(Dialect, Protocol):

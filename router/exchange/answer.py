@@ -1,10 +1,11 @@
 """An engine's answer, pulled: the sink that lets a task await the head, then the body piece by piece.
 
-One future at a time, one timer per answer. The timer looks at when bytes last came instead of being reset by each
-of them, so a stream of tokens costs no timer calls.
+One future at a time, and no timer of its own: the connection's deadline looks at when bytes last came instead of being
+moved by each of them, so a stream of tokens costs no timer calls.
 """
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Callable
 
@@ -20,18 +21,17 @@ class Answer:
 
     def __init__(self, connection: EngineConnection) -> None:
         self._connection = connection
-        self._loop = asyncio.get_running_loop()
+        self._loop = connection.loop
         self._chunks: deque[bytes] = deque()
         self._held_bytes = 0
         self._high_water_bytes = HIGH_WATER_BYTES
         self._waiter: asyncio.Future[None] | None = None
         self._fault: EngineFault | None = None
-        self._receive: Callable[[bytes], None] | None = None
         self._paused = False
-        self._timer: asyncio.TimerHandle | None = None
-        self._idle_s = 0.0
-        self._deadline = 0.0
-        self._last_byte_at = self._loop.time()
+        self._awaited = "end"
+        self._idle_s = math.inf
+        self._due = math.inf
+        self._owed_since = 0.0
         self.status: int | None = None
         self.headers: dict[bytes, bytes] = {}
         self.complete = False
@@ -51,6 +51,7 @@ class Answer:
         data = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
         self._chunks.clear()
         self._held_bytes = 0
+        self._owed_since = self._loop.time()
         if not self._paused:
             self._connection.resume()
         return data
@@ -62,7 +63,7 @@ class Answer:
         """
         if self._chunks:
             receive(await self.read())
-        self._receive = receive
+        self._connection.divert(receive)
         while not self.complete:
             await self._wait()
 
@@ -74,7 +75,7 @@ class Answer:
     def resume(self) -> None:
         """Let the engine go on."""
         self._paused = False
-        self._last_byte_at = self._loop.time()
+        self._owed_since = self._loop.time()
         self._connection.resume()
 
     async def read_all(self, limit_bytes: int) -> bytes:
@@ -90,42 +91,34 @@ class Answer:
             raise BadAnswer(f"answer larger than {limit_bytes} bytes")
         return await self.read()
 
+    def expect(self, awaited: str, by: float) -> None:
+        """Until `limit` says otherwise: if `awaited` has not come by then (loop time), that is a timeout."""
+        self._awaited = awaited
+        self._limit(math.inf, by)
+
     def limit(self, idle_s: float, deadline: float) -> None:
         """From now on, no byte for `idle_s` seconds is a timeout, and so is no end by `deadline` (loop time)."""
+        self._awaited = "end"
+        self._limit(idle_s, deadline)
+
+    def _limit(self, idle_s: float, due: float) -> None:
         if self.complete or self._fault is not None:
             return
-        self._idle_s, self._deadline = idle_s, deadline
-        self._last_byte_at = self._loop.time()
-        if self._timer is None:
-            self._timer = self._loop.call_at(min(self._last_byte_at + idle_s, deadline), self._check_limits)
-
-    def close(self) -> None:
-        """Stop the timer; the connection is its owner's business."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._idle_s, self._due = idle_s, due
+        self._owed_since = self._loop.time()
+        self._connection.deadline.set_at(min(self._owed_since + idle_s, due))
 
     # The connection's side
 
     def on_head(self, status: int, headers: dict[bytes, bytes]) -> None:
         """Status and headers are here."""
         self.status, self.headers = status, headers
-        self._last_byte_at = self._loop.time()
         self._wake()
 
     def on_body(self, data: bytes) -> None:
         """Some of the body is here."""
-        if self._receive is not None:
-            self._last_byte_at = self._loop.time()
-            try:
-                self._receive(data)
-            except EngineFault as fault:
-                self._connection.abort()
-                self.on_fault(fault)
-            return
         self._chunks.append(data)
         self._held_bytes += len(data)
-        self._last_byte_at = self._loop.time()
         if self._held_bytes > self._high_water_bytes:
             self._connection.pause()
         self._wake()
@@ -133,14 +126,24 @@ class Answer:
     def on_end(self) -> None:
         """That was all."""
         self.complete = True
-        self.close()
         self._wake()
 
     def on_fault(self, fault: EngineFault) -> None:
         """There will be no more."""
         self._fault = fault
-        self.close()
         self._wake()
+
+    def on_due(self) -> None:
+        """A reader that leaves bytes lying is slow itself: only an engine that owes them is silent."""
+        now = self._loop.time()
+        owed_since = max(self._owed_since, self._connection.last_read_at)
+        silent_s = 0.0 if self._chunks or self._paused else now - owed_since
+        if now >= self._due:
+            self._give_up(f"no {self._awaited} in time from {self._connection!r}")
+        elif silent_s >= self._idle_s:
+            self._give_up(f"no byte for {self._idle_s:g} s from {self._connection!r}")
+        else:
+            self._connection.deadline.set_at(min(now + self._idle_s - silent_s, self._due))
 
     # Inside
 
@@ -156,17 +159,6 @@ class Answer:
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
-
-    def _check_limits(self) -> None:
-        """A reader that leaves bytes lying is slow itself: only an engine that owes them is silent."""
-        now = self._loop.time()
-        silent_s = 0.0 if self._chunks or self._paused else now - self._last_byte_at
-        if now >= self._deadline:
-            self._give_up(f"no end in time from {self._connection!r}")
-        elif silent_s >= self._idle_s:
-            self._give_up(f"no byte for {self._idle_s:g} s from {self._connection!r}")
-        else:
-            self._timer = self._loop.call_at(min(now + self._idle_s - silent_s, self._deadline), self._check_limits)
 
     def _give_up(self, detail: str) -> None:
         self._connection.abort()

@@ -15,6 +15,7 @@ from typing import Protocol, cast
 
 import httptools
 
+from router.deadline import Deadline
 from router.errors import BadAnswer, ConnectionLost, EngineFault
 
 MAX_HEAD_BYTES = 64 << 10
@@ -37,6 +38,9 @@ class Sink(Protocol):
     def on_fault(self, fault: EngineFault) -> None:
         """The answer will not be completed."""
 
+    def on_due(self) -> None:
+        """The moment that the sink had set in the connection's `deadline` has come."""
+
 
 class State(Enum):
     """What a connection is doing."""
@@ -47,16 +51,30 @@ class State(Enum):
 
 
 class EngineConnection(asyncio.Protocol):
-    """A connection that carries one exchange at a time. `engine` is only for its name in faults."""
+    """A connection that carries one exchange at a time. `engine` is only for its name in faults.
 
-    def __init__(self, engine: str, on_closed: "Callable[[EngineConnection], None]") -> None:
+    `last_read_at` and `deadline` are in the time of `loop`; the deadline is the exchange's to set.
+    """
+
+    def __init__(
+        self, engine: str, on_closed: "Callable[[EngineConnection], None]", loop: asyncio.AbstractEventLoop
+    ) -> None:
         self._engine = engine
         self._on_closed = on_closed
         self._transport: asyncio.Transport | None = None
         self._sink: Sink | None = None
-        self._parser: httptools.HttpResponseParser
+        self._take_body: Callable[[bytes], None] = _nowhere
+        self._parser = httptools.HttpResponseParser(self)
+        self._now = loop.time
         self._headers: dict[bytes, bytes] = {}
+        self._head_bytes = 0
+        self._head_complete = False
+        self._informational = False
+        self._ends_with_connection = False
         self._paused = False
+        self.loop = loop
+        self.deadline = Deadline(loop, self._overdue)
+        self.last_read_at = 0.0
         self.state = State.CLOSED
         self.exchanges = 0
         self.idle_since = 0.0
@@ -69,12 +87,18 @@ class EngineConnection(asyncio.Protocol):
         assert self._transport is not None
         self.state = State.BUSY
         self.exchanges += 1
-        self._sink = sink
-        self._expect_answer()
+        self._sink, self._take_body = sink, sink.on_body
+        self._headers = {}
+        self._head_bytes = 0
+        self._head_complete = self._informational = self._ends_with_connection = False
         if len(body) < WRITELINES_FROM_BYTES:
             self._transport.write(head + body)
         else:
             self._transport.writelines((head, body))
+
+    def divert(self, take_body: Callable[[bytes], None]) -> None:
+        """Give the rest of the body to `take_body` instead of the sink. What it raises is the answer's fault."""
+        self._take_body = take_body
 
     def pause(self) -> None:
         """Stop reading, so that the engine feels a slow client."""
@@ -90,7 +114,7 @@ class EngineConnection(asyncio.Protocol):
 
     def abort(self) -> None:
         """Close at once, without telling the sink: its owner knows."""
-        self._sink = None
+        self._sink, self._take_body = None, _nowhere
         self._close()
 
     # What the transport calls
@@ -103,17 +127,18 @@ class EngineConnection(asyncio.Protocol):
         if self.state is not State.BUSY:
             self._close()
             return
-        if not self._head_complete:
-            self._head_bytes += len(data)
+        self.last_read_at = self._now()
         try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserCallbackError:
-            raise  # not the engine's fault but a sink's: the loop logs it and closes, which ends the exchange
+            if self._head_complete:
+                self._parser.feed_data(data)
+            else:
+                self._feed_head(data)
+        except httptools.HttpParserCallbackError as error:
+            if not isinstance(error.__context__, EngineFault):
+                raise  # not the engine's fault but a sink's: the loop logs it and closes, which ends the exchange
+            self._fail(error.__context__)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self._fail(BadAnswer(f"{self._engine}: not HTTP: {error}"))
-            return
-        if not self._head_complete and self._head_bytes > MAX_HEAD_BYTES:
-            self._fail(BadAnswer(f"{self._engine}: head larger than {MAX_HEAD_BYTES} bytes"))
 
     def eof_received(self) -> bool:
         if self.state is State.BUSY and self._head_complete and self._ends_with_connection:
@@ -122,6 +147,7 @@ class EngineConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.state = State.CLOSED
+        self.deadline.close()
         if self._sink is not None:
             self._tell_fault(ConnectionLost(f"{self._engine}: connection lost{f': {exc}' if exc else ''}"))
         self._on_closed(self)
@@ -148,8 +174,7 @@ class EngineConnection(asyncio.Protocol):
             self._sink.on_head(status, self._headers)
 
     def on_body(self, body: bytes) -> None:
-        if self._sink is not None:
-            self._sink.on_body(body)
+        self._take_body(body)
 
     def on_message_complete(self) -> None:
         if self._informational:
@@ -159,16 +184,19 @@ class EngineConnection(asyncio.Protocol):
 
     # Inside
 
-    def _expect_answer(self) -> None:
-        self._parser = httptools.HttpResponseParser(self)
-        self._headers = {}
-        self._head_bytes = 0
-        self._head_complete = False
-        self._informational = False
-        self._ends_with_connection = False
+    def _feed_head(self, data: bytes) -> None:
+        self._head_bytes += len(data)
+        self._parser.feed_data(data)
+        if not self._head_complete and self._head_bytes > MAX_HEAD_BYTES:
+            self._fail(BadAnswer(f"{self._engine}: head larger than {MAX_HEAD_BYTES} bytes"))
+
+    def _overdue(self) -> None:
+        if self._sink is not None:
+            self._sink.on_due()
 
     def _finish(self) -> None:
-        sink, self._sink = self._sink, None
+        sink, self._sink, self._take_body = self._sink, None, _nowhere
+        self.deadline.clear()
         if self.state is State.BUSY and self._parser.should_keep_alive() and not self._ends_with_connection:
             self.state = State.IDLE
             self.resume()
@@ -182,14 +210,19 @@ class EngineConnection(asyncio.Protocol):
         self._close()
 
     def _tell_fault(self, fault: EngineFault) -> None:
-        sink, self._sink = self._sink, None
+        sink, self._sink, self._take_body = self._sink, None, _nowhere
         if sink is not None:
             sink.on_fault(fault)
 
     def _close(self) -> None:
         self.state = State.CLOSED
+        self.deadline.close()
         if self._transport is not None:
             self._transport.abort()
 
     def __repr__(self) -> str:
         return f"<EngineConnection {self._engine} {self.state.value} {self.exchanges} exchanges>"
+
+
+def _nowhere(_body: bytes) -> None:
+    """Where bytes go that nobody waits for."""

@@ -1,15 +1,14 @@
 """The legs of one request: prefill, hand-over, decode, up to the point where a client may hear of it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 
 from router.call import Call
 from router.engines.dialect import Source
 from router.engines.handoff import Handoff
-from router.errors import BadAnswer, BadHandoff, EngineFault, EngineTimeout, Outcome
+from router.errors import BadAnswer, BadHandoff, EngineFault, Outcome
 from router.exchange import judge, rewrite
 from router.exchange.answer import Answer
 from router.exchange.events import EventStream
@@ -58,19 +57,20 @@ class Exchange:
         self._max_answer_bytes = max_answer_bytes
         self._clock = clock
 
-    @asynccontextmanager
-    async def open(self, call: Call, legs: Legs, journey: Journey) -> AsyncIterator[Opened]:
+    def open(self, call: Call, legs: Legs, journey: Journey) -> "Opening":
         """Both legs, up to a proven answer, which lives as long as the block.
 
         The connection to the decode engine comes first, so that one that refuses connections wastes no prefill. A
-        hand-over that no decode engine takes is released, however the block ends. Raises `EngineFault`,
+        hand-over that no decode engine takes is released, however the block ends. Entering raises `EngineFault`,
         `EngineRefusal`.
         """
-        async with self._connections.to(legs.decode.url).checkout() as held:
-            yield await self._open(held, call, legs, journey)
+        return Opening(self, self._connections.to(legs.decode.url).checkout(), call, legs, journey)
 
-    async def _open(self, held: Checkout, call: Call, legs: Legs, journey: Journey) -> Opened:
-        """Both legs. What only they need, body and hand-over, is not kept for as long as a stream lasts."""
+    async def open_on(self, held: Checkout, call: Call, legs: Legs, journey: Journey) -> Opened:
+        """Both legs, on a connection to the decode engine.
+
+        What only they need, body and hand-over, is not kept for as long as a stream lasts.
+        """
         handoff = await self._handoff(call, legs, journey)
         with self._releases.unless_used(handoff, legs.decode):
             opened = await self._decode(held, call, legs.decode, handoff, journey)
@@ -99,19 +99,16 @@ class Exchange:
     async def _prefill(self, call: Call, backend: Backend, legs: Legs, journey: Journey) -> Handoff | None:
         body = backend.paired.prefill_body(call)
         journey.prefill_sent()
-        sent_at = self._clock()
-        try:
-            async with asyncio.timeout_at(self._by(self._timeouts.prefill_timeout_s, call, journey)):
-                async with self._connections.to(backend.url).checkout() as held:
-                    answer = await held.exchange(self._head(backend, call, body), body)
-                    try:
-                        return await self._claim(answer, call, backend, sent_at)
-                    except asyncio.CancelledError:
-                        claim = partial(self._claim, answer, call, backend, sent_at)
-                        self._releases.see_off(held.hand_over(), partial(self._renounce, claim, legs.decode))
-                        raise
-        except TimeoutError:
-            raise EngineTimeout(f"{backend.id}: no prefill answer in time") from None
+        async with self._connections.to(backend.url).checkout() as held:
+            sent_at = self._clock()
+            answer = await held.exchange(self._head(backend, call, body), body)
+            answer.expect("prefill answer", self._by(self._timeouts.prefill_timeout_s, call, journey))
+            try:
+                return await self._claim(answer, call, backend, sent_at)
+            except asyncio.CancelledError:
+                claim = partial(self._claim, answer, call, backend, sent_at)
+                self._releases.see_off(held.hand_over(), partial(self._renounce, claim, legs.decode))
+                raise
 
     async def _claim(self, answer: Answer, call: Call, backend: Backend, sent_at: float) -> Handoff | None:
         """The hand-over in a prefill answer, once that is complete."""
@@ -128,25 +125,22 @@ class Exchange:
     async def _decode(
         self, held: Checkout, call: Call, backend: Backend, handoff: Handoff | None, journey: Journey
     ) -> Opened:
-        limit_s = self._timeouts.first_event_timeout_s if call.stream else self._timeouts.total_s
         cached_tokens = handoff.prefill_cached_tokens if handoff else None
-        stream = EventStream(backend.dialect.is_error, journey, cached_tokens) if call.stream else None
+        stream = EventStream(backend.dialect, journey, cached_tokens) if call.stream else None
+        await held.revive()  # before the hand-over is spent: one that was never sent can be given back
+        body = self._decode_body(call, backend, handoff, journey)
+        answer = await held.exchange(self._head(backend, call, body), body)
         try:
-            async with asyncio.timeout_at(self._by(limit_s, call, journey)):
-                await held.revive()  # before the hand-over is spent: one that was never sent can be given back
-                body = self._decode_body(call, backend, handoff, journey)
-                answer = await held.exchange(self._head(backend, call, body), body)
-                try:
-                    if stream is not None:
-                        content = await self._first_events(answer, stream, backend)
-                    else:
-                        content = rewrite.answer(await self._content(answer, judge.JSON, backend), cached_tokens)
-                except asyncio.CancelledError:
-                    if handoff is not None:
-                        self._releases.see_off(held.hand_over(), partial(self._first_bytes, answer))
-                    raise
-        except TimeoutError:
-            raise EngineTimeout(f"{backend.id}: no {'first event' if call.stream else 'answer'} in time") from None
+            if stream is not None:
+                answer.expect("first event", self._by(self._timeouts.first_event_timeout_s, call, journey))
+                content = await self._first_events(answer, stream, backend)
+            else:
+                answer.expect("answer", self._by(self._timeouts.total_s, call, journey))
+                content = rewrite.answer(await self._content(answer, judge.JSON, backend), cached_tokens)
+        except asyncio.CancelledError:
+            if handoff is not None:
+                self._releases.see_off(held.hand_over(), partial(self._first_bytes, answer))
+            raise
         answer.limit(self._timeouts.stream_idle_s, journey.received_at + self._timeouts.total_s)
         return Opened(answer, stream, content)
 
@@ -190,4 +184,25 @@ class Exchange:
     def _by(self, limit_s: float, call: Call, journey: Journey) -> float:
         """When a wait of `limit_s` for a small prompt ends for this one, inside the request's total time."""
         grown_s = limit_s + call.prompt_tokens / TIMEOUT_TOKENS_PER_S
-        return min(asyncio.get_running_loop().time() + grown_s, journey.received_at + self._timeouts.total_s)
+        return min(self._clock() + grown_s, journey.received_at + self._timeouts.total_s)
+
+
+class Opening:
+    """A block around an answer: entering it goes through the legs, leaving it gives the connection back."""
+
+    __slots__ = ("_call", "_exchange", "_held", "_journey", "_legs")
+
+    def __init__(self, exchange: Exchange, held: Checkout, call: Call, legs: Legs, journey: Journey) -> None:
+        self._exchange, self._held = exchange, held
+        self._call, self._legs, self._journey = call, legs, journey
+
+    async def __aenter__(self) -> Opened:
+        await self._held.__aenter__()
+        try:
+            return await self._exchange.open_on(self._held, self._call, self._legs, self._journey)
+        except BaseException:
+            await self._held.__aexit__()
+            raise
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._held.__aexit__()

@@ -29,6 +29,7 @@ class ConnectionPool:
         self._idle: list[EngineConnection] = []
         self._open: set[EngineConnection] = set()
         self._sweep: asyncio.TimerHandle | None = None
+        self._loop = asyncio.get_running_loop()  # looked up once: each time it asks the kernel for the process's id
 
     def checkout(self) -> "Checkout":
         """A live connection for one exchange, as a block. Entering it raises `ConnectFailed`."""
@@ -56,7 +57,7 @@ class ConnectionPool:
         """The connection used last, if it is young enough; the older ones behind it then are too old or as good."""
         while self._idle:
             connection = self._idle.pop()
-            fresh = asyncio.get_running_loop().time() - connection.idle_since < IDLE_EXPIRY_S
+            fresh = self._loop.time() - connection.idle_since < IDLE_EXPIRY_S
             if fresh and connection.state is State.IDLE:
                 return connection
             connection.abort()
@@ -64,11 +65,10 @@ class ConnectionPool:
 
     async def connect(self) -> EngineConnection:
         """A new connection. Raises `ConnectFailed`."""
-        connection = EngineConnection(self._name, self._forget)
-        loop = asyncio.get_running_loop()
+        connection = EngineConnection(self._name, self._forget, self._loop)
         try:
             async with asyncio.timeout(self._connect_s):
-                await loop.create_connection(lambda: connection, self._host, self._port)
+                await self._loop.create_connection(lambda: connection, self._host, self._port)
         except TimeoutError:
             connection.abort()
             raise ConnectFailed(f"{self._name}: no connection in {self._connect_s:g} s") from None
@@ -85,22 +85,20 @@ class ConnectionPool:
         if connection.state is not State.IDLE:
             connection.abort()
             return
-        loop = asyncio.get_running_loop()
-        connection.idle_since = loop.time()
+        connection.idle_since = self._loop.time()
         self._idle.append(connection)
         if self._sweep is None:
-            self._sweep = loop.call_later(IDLE_EXPIRY_S, self._close_expired)
+            self._sweep = self._loop.call_later(IDLE_EXPIRY_S, self._close_expired)
 
     def _close_expired(self) -> None:
-        loop = asyncio.get_running_loop()
         self._sweep = None
-        oldest_allowed = loop.time() - IDLE_EXPIRY_S
+        oldest_allowed = self._loop.time() - IDLE_EXPIRY_S
         expired = [c for c in self._idle if c.idle_since <= oldest_allowed]
         self._idle = [c for c in self._idle if c.idle_since > oldest_allowed]
         for connection in expired:
             connection.abort()
         if self._idle:
-            self._sweep = loop.call_at(self._idle[0].idle_since + IDLE_EXPIRY_S, self._close_expired)
+            self._sweep = self._loop.call_at(self._idle[0].idle_since + IDLE_EXPIRY_S, self._close_expired)
 
     def _forget(self, connection: EngineConnection) -> None:
         self._open.discard(connection)
@@ -113,6 +111,8 @@ class ConnectionPool:
 
 class Checkout:
     """A connection that is held for one exchange, which may start later: it waits while the prefill leg runs."""
+
+    __slots__ = ("_handed_over", "_pool", "answer", "connection")
 
     connection: EngineConnection
 
@@ -136,8 +136,6 @@ class Checkout:
 
     def close(self) -> None:
         """Give the connection back, or close it when its exchange is not over."""
-        if self.answer is not None:
-            self.answer.close()
         self._pool.give_back(self.connection)
 
     async def revive(self) -> None:
@@ -151,7 +149,8 @@ class Checkout:
     async def exchange(self, head: bytes, body: bytes) -> Answer:
         """Send a request, on a new connection if need be; the answer is on its way. Raises `ConnectFailed`."""
         assert self.answer is None, "one exchange a checkout"
-        await self.revive()
+        if self.connection.state is not State.IDLE:
+            await self.revive()
         self.answer = Answer(self.connection)
         self.connection.send(head, body, self.answer)
         return self.answer

@@ -32,13 +32,13 @@ class Client(Protocol):
     def direct(self) -> Direct | None:
         """The client's socket, where the server lends it."""
 
-    async def start(self, content_type: bytes) -> None:
-        """Say 200 and what follows."""
+    async def start(self, content_type: bytes, first: bytes) -> None:
+        """Say 200 and what follows, and the first of the body."""
 
     async def send(self, data: bytes) -> None:
         """Some of the body."""
 
-    async def finish(self, data: bytes = b"") -> None:
+    async def finish(self, last: bytes) -> None:
         """The last of the body."""
 
     async def answer(self, content_type: bytes, body: bytes) -> None:
@@ -51,27 +51,26 @@ class Client(Protocol):
 async def relay(opened: Opened, client: Client, journey: Journey) -> None:
     """Pass an answer on to its end. Raises `EngineFault` when it has none."""
     journey.committed()
-    journey.answer_bytes = len(opened.body)
     if opened.stream is None:
+        journey.answer_bytes = len(opened.body)
         await client.answer(JSON, opened.body)
         return
-    await client.start(EVENT_STREAM)
-    await client.send(opened.body)
+    await client.start(EVENT_STREAM, opened.body)
     if client.direct is not None:
-        await _splice(opened.answer, opened.stream, client.direct, journey)
+        await _splice(opened.answer, opened.stream, client.direct)
     else:
-        await _forward(opened.answer, opened.stream, client, journey)
+        await _forward(opened.answer, opened.stream, client)
     opened.stream.end()
     await client.finish(LAST)
 
 
-async def _splice(answer: Answer, stream: EventStream, direct: Direct, journey: Journey) -> None:
+async def _splice(answer: Answer, stream: EventStream, direct: Direct) -> None:
     """Engine's socket to client's socket; this task sleeps until the end, however many tokens pass."""
+    take, write = stream.take, direct.write
 
     def receive(data: bytes) -> None:
-        if events := stream.take(data):
-            journey.answer_bytes += len(events)
-            direct.write(events)
+        if events := take(data):
+            write(events)
 
     direct.lend(answer.pause, answer.resume)
     try:
@@ -80,9 +79,8 @@ async def _splice(answer: Answer, stream: EventStream, direct: Direct, journey: 
         direct.take_back()
 
 
-async def _forward(answer: Answer, stream: EventStream, client: Client, journey: Journey) -> None:
+async def _forward(answer: Answer, stream: EventStream, client: Client) -> None:
     """The same through `client.send`, for servers that lend no socket."""
     while data := await answer.read():
         if events := stream.take(data):
-            journey.answer_bytes += len(events)
             await client.send(events)

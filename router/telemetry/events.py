@@ -86,13 +86,10 @@ class Journey:
         self.route = RouteKind.LOCAL
         self._show(Stage.FELL_BACK)
 
-    def passed(self, events: int, gaps_s: list[float]) -> None:
-        """Events went to the client; the times between them are shown a batch at a time."""
-        self.events += events
-        self.event_gaps_s += gaps_s
-        if len(self.event_gaps_s) >= GAPS_PER_BATCH:
-            self._show(Stage.PACED)
-            self.event_gaps_s.clear()
+    def paced(self) -> None:
+        """Enough times between events have come together: they are shown, and forgotten."""
+        self._show(Stage.PACED)
+        self.event_gaps_s.clear()
 
     def committed(self) -> None:
         """The first byte of an answer goes to the client."""

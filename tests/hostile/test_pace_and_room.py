@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from router.edge import timers
+from router.edge import pace
 from router.edge.guarded import LINGER_BYTES, GuardedProtocol
 from tests.hostile.conftest import Front, hello
 from tests.support.gateway import eventually, post, settings, site
@@ -64,7 +64,7 @@ async def test_a_slow_body_is_given_up() -> None:
 
 
 async def test_a_body_behind_its_rate_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(timers, "RATE_GRACE_S", 0.2)
+    monkeypatch.setattr(pace, "RATE_GRACE_S", 0.2)
     async with front_with(min_body_bytes_per_s=10_000) as front:
         (answer,) = answers(await drip(front, post(prompt="a" * 2000), pause_s=0.002))
         assert answer.status == 408

@@ -7,15 +7,17 @@ Engines are simulated and on real sockets; time is virtual, so that what may tak
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
 import orjson
 import pytest
 
 from router.admission.permits import Permits
 from router.call import Api, Trace
-from router.errors import ClientGone, Outcome, RequestError
+from router.edge.client import Presence
+from router.errors import Outcome, RequestError
 from router.exchange.exchange import Exchange
 from router.exchange.pool import Connections
 from router.exchange.relay import Direct
@@ -59,8 +61,9 @@ class FakeClient:
         self.got = bytearray()
         self.finished = False
         self.errors: list[RequestError] = []
-        self._scope: asyncio.Timeout | None = None
-        self._gone = False
+        self._told: Callable[[], None] | None = None
+        self.loop = asyncio.get_running_loop()
+        self.leaving = False
         self._stream = stream
         self._socket = Socket(self.got.extend) if spliced else None
         self._prompt = f"{number} bottles of beer on the wall. " * 8
@@ -73,13 +76,13 @@ class FakeClient:
     @property
     def held(self) -> int:
         """What the gateway has of this client."""
-        return (self._scope is not None) + (self._socket is not None and self._socket.lent)
+        return (self._told is not None) + (self._socket is not None and self._socket.lent)
 
     def leave(self) -> None:
         """Close the connection, as the gateway is told of it."""
-        self._gone = True
-        if self._scope is not None:
-            self._scope.reschedule(asyncio.get_running_loop().time())
+        self.leaving = True
+        if self._told is not None:
+            self._told()
 
     async def body(self) -> bytes:
         """A prompt of its own, so that no engine has it cached."""
@@ -87,31 +90,26 @@ class FakeClient:
         fields = {"model": "sim-8b", "stream": self._stream, "prompt": self._prompt, "max_tokens": 4}
         return orjson.dumps(fields)
 
-    @asynccontextmanager
-    async def present(self) -> AsyncIterator[None]:
+    def present(self) -> Presence:
         """The block ends when it leaves."""
-        try:
-            async with asyncio.timeout(None) as self._scope:
-                if self._gone:
-                    self.leave()
-                yield
-        except TimeoutError:
-            raise ClientGone from None
-        finally:
-            self._scope = None
+        return Presence(self, _receive)
 
-    async def start(self, content_type: bytes) -> None:
+    def when_gone(self, gone: Callable[[], None] | None) -> None:
+        """Part of `Leaver`."""
+        self._told = gone
+
+    async def start(self, content_type: bytes, first: bytes) -> None:
         """Part of `Client`."""
-        await asyncio.sleep(0)
+        await self.send(first)
 
     async def send(self, data: bytes) -> None:
         """Part of `Client`."""
         await asyncio.sleep(0)
         self.got += data
 
-    async def finish(self, data: bytes = b"") -> None:
+    async def finish(self, last: bytes) -> None:
         """Part of `Client`."""
-        await self.send(data)
+        await self.send(last)
         self.finished = True
 
     async def answer(self, content_type: bytes, body: bytes) -> None:
@@ -122,6 +120,10 @@ class FakeClient:
         """Part of `Client`."""
         await asyncio.sleep(0)
         self.errors.append(error)
+
+
+async def _receive() -> Mapping[str, Any]:
+    raise AssertionError("the client tells that it leaves")
 
 
 class Ends:

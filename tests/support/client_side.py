@@ -16,6 +16,7 @@ class ClientTransport(asyncio.Transport):
     def __init__(self, address: str = "127.0.0.1") -> None:
         super().__init__({"peername": (address, 40_000), "sockname": ("127.0.0.1", 8000)})
         self.written = b""
+        self.writes = 0
         self.ended = ""
         self.reading = True
         self.half_closed = False
@@ -23,6 +24,7 @@ class ClientTransport(asyncio.Transport):
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Part of the transport's interface."""
         self.written += bytes(data)
+        self.writes += 1
 
     def can_write_eof(self) -> bool:
         """Part of the transport's interface."""

@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import dataclass, field
+from typing import cast
 
 from router.errors import EngineFault
 from router.exchange.connection import EngineConnection
@@ -68,9 +69,25 @@ class Heard:
         self.fault = fault
         self.ends += 1
 
+    def on_due(self) -> None:
+        """Part of `Sink`."""
+        raise AssertionError("nobody set a deadline")
+
+
+class StillLoop:
+    """Stands in for a loop where time does not matter."""
+
+    def time(self) -> float:
+        """Always the beginning."""
+        return 0.0
+
 
 def connected() -> tuple[EngineConnection, FakeTransport]:
     """A connection that stands; who lost it is not recorded."""
-    connection, transport = EngineConnection("engine:1", lambda _: None), FakeTransport()
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        loop = cast("asyncio.AbstractEventLoop", StillLoop())
+    connection, transport = EngineConnection("engine:1", lambda _: None, loop), FakeTransport()
     connection.connection_made(transport)
     return connection, transport

@@ -2,8 +2,8 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -11,6 +11,7 @@ import pytest
 
 from router.admission.permits import Permits
 from router.call import Api, Call, Trace
+from router.edge.client import Presence
 from router.errors import BadAnswer, ClientGone, EngineRefusal, Outcome, RequestError, TooLarge, Unavailable
 from router.exchange.answer import Answer
 from router.exchange.exchange import Exchange, Legs, Opened
@@ -40,14 +41,14 @@ class FakeClient:
             raise self.raw
         return self.raw
 
-    def present(self) -> AbstractAsyncContextManager[None]:
-        return _leaving() if self.leaves else nullcontext()
+    def present(self) -> AbstractContextManager[None]:
+        return Presence(Departure(), receive) if self.leaves else nullcontext()
 
-    async def start(self, content_type: bytes) -> None: ...
+    async def start(self, content_type: bytes, first: bytes) -> None: ...
 
     async def send(self, data: bytes) -> None: ...
 
-    async def finish(self, data: bytes = b"") -> None: ...
+    async def finish(self, last: bytes) -> None: ...
 
     async def answer(self, content_type: bytes, body: bytes) -> None:
         self.told.append(body)
@@ -56,13 +57,20 @@ class FakeClient:
         self.told.append(error)
 
 
-@asynccontextmanager
-async def _leaving() -> AsyncIterator[None]:
-    try:
-        async with asyncio.timeout(0):
-            yield
-    except TimeoutError:
-        raise ClientGone from None
+class Departure:
+    """A client that leaves as soon as it is watched."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.leaving = False
+
+    def when_gone(self, gone: Callable[[], None] | None) -> None:
+        if gone is not None:
+            self.loop.call_soon(gone)
+
+
+async def receive() -> Mapping[str, Any]:
+    raise AssertionError("not asked")
 
 
 class FakeExchange:

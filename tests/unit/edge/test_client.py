@@ -120,8 +120,7 @@ async def test_an_error_before_the_answer_is_the_answer() -> None:
 async def test_an_error_in_a_stream_is_its_last_event() -> None:
     asgi, error = Asgi(), EngineTimeout("d:1")
     client = asgi.client()
-    await client.start(b"text/event-stream")
-    await client.send(b"data: {}\n\n")
+    await client.start(b"text/event-stream", b"data: {}\n\n")
     await client.fail(error)
     assert [message["type"] for message in asgi.sent].count("http.response.start") == 1
     assert asgi.body.startswith(b'data: {}\n\ndata: {"error"')
@@ -145,9 +144,11 @@ async def test_a_client_that_takes_nothing_is_gone() -> None:
 class Direct:
     """A server that tells when the client leaves."""
 
-    chunked = True
+    chunks = True
+    leaving = False
 
     def __init__(self) -> None:
+        self.loop = asyncio.get_running_loop()
         self.gone: Callable[[], None] | None = None
 
     def when_gone(self, gone: Callable[[], None] | None) -> None:
@@ -155,7 +156,7 @@ class Direct:
 
 
 @pytest.fixture(params=["told by the server", "by ASGI's word"])
-def leaving(request: pytest.FixtureRequest) -> tuple[AsgiClient, Callable[[], None]]:
+async def leaving(request: pytest.FixtureRequest) -> tuple[AsgiClient, Callable[[], None]]:
     """A client, and what makes it leave."""
     asgi = Asgi()
     if request.param == "by ASGI's word":
@@ -173,23 +174,29 @@ def leaving(request: pytest.FixtureRequest) -> tuple[AsgiClient, Callable[[], No
 async def test_a_block_ends_when_its_client_leaves(leaving: tuple[AsgiClient, Callable[[], None]]) -> None:
     client, leave = leaving
     asyncio.get_running_loop().call_later(0.01, leave)
-    with pytest.raises(ClientGone):
-        async with client.present():
-            await asyncio.sleep(5)
+    with pytest.raises(ClientGone), client.present():
+        await asyncio.sleep(5)
+
+
+async def test_a_client_that_has_left_already_begins_nothing() -> None:
+    asgi, direct = Asgi(), Direct()
+    direct.leaving = True
+    asgi.scope["extensions"] = {EXTENSION: direct}
+    with pytest.raises(ClientGone), asgi.client().present():
+        raise AssertionError("not reached")
 
 
 async def test_a_block_whose_client_stays_ends_by_itself(leaving: tuple[AsgiClient, Callable[[], None]]) -> None:
     client, _ = leaving
-    async with client.present():
+    with client.present():
         await asyncio.sleep(0)
 
 
 async def test_an_error_in_the_block_passes(leaving: tuple[AsgiClient, Callable[[], None]]) -> None:
     client, _ = leaving
     error: RequestError = BadAnswer("cut")
-    with pytest.raises(BadAnswer) as caught:
-        async with client.present():
-            raise error
+    with pytest.raises(BadAnswer) as caught, client.present():
+        raise error
     assert caught.value is error
 
 
@@ -197,7 +204,7 @@ async def test_a_block_can_be_cancelled_from_outside(leaving: tuple[AsgiClient, 
     client, _ = leaving
 
     async def work() -> None:
-        async with client.present():
+        with client.present():
             await asyncio.sleep(5)
 
     async with asyncio.TaskGroup() as group:
@@ -210,7 +217,7 @@ async def test_a_block_can_be_cancelled_from_outside(leaving: tuple[AsgiClient, 
 async def test_no_watch_outlives_its_block(leaving: tuple[AsgiClient, Callable[[], None]]) -> None:
     client, _ = leaving
     before = asyncio.all_tasks()
-    async with client.present():
+    with client.present():
         await asyncio.sleep(0)
     await asyncio.sleep(0)
     assert asyncio.all_tasks() == before

@@ -19,13 +19,12 @@ class Streams:
         self.writers: list[DirectWriter] = []
         self.may_end = asyncio.Event()
 
-    async def __call__(self, scope: Any, _receive: Any, send: Any) -> None:
+    async def __call__(self, scope: Any, _receive: Any, _send: Any) -> None:
         writer = scope["extensions"][EXTENSION]
-        assert not writer.chunked
         self.writers.append(writer)
-        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await writer.start(200, ((b"x-a", b"b"),), b"data: 1\n\n")
         await self.may_end.wait()
-        await send({"type": "http.response.body", "body": b""})
+        await writer.finish(b"data: [DONE]\n\n")
 
 
 async def settle() -> None:
@@ -58,14 +57,75 @@ def noting(calls: list[str], name: str) -> Callable[[], None]:
 async def test_what_is_written_directly_is_one_chunk(app: Streams, client: ClientTransport) -> None:
     protocol = await streaming(app, client)
     (writer,) = app.writers
-    assert writer.chunked
+    assert writer.chunks
     client.written = b""
     writer.write(b"data: x\n\n")
     assert client.written == b"9\r\ndata: x\n\n\r\n"
     app.may_end.set()
     await settle()
-    assert client.written.endswith(b"\r\n0\r\n\r\n")
+    assert client.written.endswith(b"\r\ne\r\ndata: [DONE]\n\n\r\n0\r\n\r\n")
     protocol.connection_lost(None)
+
+
+async def test_head_and_first_bytes_are_one_write(app: Streams, client: ClientTransport) -> None:
+    protocol = await streaming(app, client)
+    assert client.writes == 1
+    head, _, body = client.written.partition(b"\r\n\r\n")
+    assert head == b"HTTP/1.1 200 OK\r\nx-a: b\r\ntransfer-encoding: chunked"
+    assert body == b"9\r\ndata: 1\n\n\r\n"
+    app.may_end.set()
+    await settle()
+    assert (client.writes, client.ended, protocol.cycle.response_complete) == (2, "", True)
+    protocol.data_received(GET)
+    await settle()
+    assert client.writes == 4
+    protocol.connection_lost(None)
+
+
+async def test_a_connection_that_is_to_close_says_so_and_does(app: Streams, client: ClientTransport) -> None:
+    app.may_end.set()
+    protocol = connected(app, guards(), client)
+    protocol.data_received(GET.replace(b"Host", b"Connection: close\r\nHost"))
+    await settle()
+    assert b"\r\nconnection: close\r\n" in client.written
+    assert client.ended == "closed"
+    protocol.connection_lost(None)
+
+
+async def test_a_whole_response_is_one_write(client: ClientTransport) -> None:
+    async def app(scope: Any, _receive: Any, _send: Any) -> None:
+        await scope["extensions"][EXTENSION].answer(404, ((b"content-length", b"2"),), b"{}")
+
+    protocol = connected(app, guards(), client)
+    protocol.data_received(GET)
+    await settle()
+    assert (client.writes, client.ended) == (1, "")
+    assert client.written == b"HTTP/1.1 404 Not Found\r\ncontent-length: 2\r\n\r\n{}"
+    protocol.connection_lost(None)
+
+
+async def test_a_client_that_is_behind_gets_no_more_until_it_has_caught_up(
+    app: Streams, client: ClientTransport
+) -> None:
+    protocol = await streaming(app, client)
+    protocol.pause_writing()
+    app.may_end.set()
+    await settle()
+    assert not client.written.endswith(b"0\r\n\r\n")
+    protocol.resume_writing()
+    await settle()
+    assert client.written.endswith(b"0\r\n\r\n")
+    protocol.connection_lost(None)
+
+
+async def test_http_1_0_has_no_chunks(app: Streams, client: ClientTransport) -> None:
+    protocol = connected(app, guards(), client)
+    protocol.data_received(GET.replace(b"HTTP/1.1", b"HTTP/1.0"))
+    await settle()
+    assert not app.writers[0].chunks
+    protocol.connection_lost(None)
+    app.may_end.set()
+    await settle()
 
 
 async def test_nothing_is_written_to_a_client_that_is_leaving(app: Streams, client: ClientTransport) -> None:
@@ -81,7 +141,7 @@ async def test_each_pipelined_request_has_its_own_writer(app: Streams, client: C
     protocol = await streaming(app, client)
     protocol.data_received(GET)
     await settle()
-    assert (len(app.writers), app.writers[0].chunked) == (1, True)
+    assert len(app.writers) == 1
     app.may_end.set()
     await settle()
     assert (len(app.writers), app.writers[0] is not app.writers[1]) == (2, True)
@@ -125,11 +185,10 @@ async def test_a_client_that_leaves_is_told_of_once(app: Streams, client: Client
     app.writers[0].when_gone(noting(calls, "never"))
     app.writers[0].when_gone(None)
     app.writers[0].when_gone(noting(calls, "gone"))
+    before = app.writers[0].leaving
     protocol.connection_lost(None)
     assert calls == ["gone"]
-    client.close()
-    app.writers[0].when_gone(noting(calls, "gone already"))
-    assert calls == ["gone", "gone already"]
+    assert (before, app.writers[0].leaving) == (False, True)
     app.may_end.set()
     await settle()
 

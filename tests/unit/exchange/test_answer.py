@@ -139,7 +139,7 @@ async def test_an_answer_that_never_ends_is_a_timeout() -> None:
     began = asyncio.get_running_loop().time()
     answer.limit(5, began + 10)
     for second in range(1, 20):
-        asyncio.get_running_loop().call_later(second, answer.on_body, b"a")
+        later(second, connection, chunk(b"a"))
     with pytest.raises(EngineTimeout, match="in time"):
         await read_to_the_end(answer)
     assert asyncio.get_running_loop().time() - began == pytest.approx(10)
@@ -169,7 +169,6 @@ async def test_an_engine_that_was_told_to_wait_is_not_silent() -> None:
     assert transport.is_reading()
     later(4, connection, chunk(b"a"))
     assert await answer.read() == b"a"
-    answer.close()
 
 
 @virtual_time

@@ -22,7 +22,7 @@ def journey(clock: Callable[[], float] = lambda: 0.0) -> Journey:
 
 def reader(cached_tokens: int | None = None) -> EventStream:
     """A stream that is about to begin."""
-    return EventStream(Plain().is_error, journey(), cached_tokens)
+    return EventStream(Plain(), journey(), cached_tokens)
 
 
 def cut(data: bytes, cuts: list[int]) -> list[bytes]:
@@ -125,7 +125,7 @@ def test_comments_do_not_travel() -> None:
 def test_events_and_their_gaps_are_noted() -> None:
     times = itertools.count(10.0, 0.5)
     seen = journey(lambda: next(times))
-    stream = EventStream(Plain().is_error, seen, None)
+    stream = EventStream(Plain(), seen, None)
     for data in (event("a"), event("b") + event("c"), b": ping\n\n", event("d") + DONE):
         stream.take(data)
     assert seen.events == 4

@@ -1,7 +1,9 @@
 from prometheus_client import CollectorRegistry
 
 from router.admission.permits import Permits
+from router.engines import PLAIN
 from router.errors import Outcome, Unavailable
+from router.exchange.events import EventStream
 from router.fleet.fleet import Fleet
 from router.settings import Admission, Role
 from router.telemetry.events import GAPS_PER_BATCH, Journey, RouteKind
@@ -44,7 +46,8 @@ def hand_over(told: Told, journey: Journey) -> None:
     journey.prefilled()
     told.clock.now += 2
     journey.committed()
-    journey.passed(3, [0.5, 0.5])
+    journey.events = 3
+    journey.event_gaps_s += [0.5, 0.5]
     told.clock.now += 1
     journey.settled(Outcome.OK, 200)
 
@@ -75,8 +78,9 @@ def test_no_gap_of_a_long_stream_is_lost_or_counted_twice() -> None:
     journey = told.journey()
     journey.chosen(RouteKind.LOCAL, "short_prompt", "d:1", None)
     journey.committed()
-    for _ in range(2 * GAPS_PER_BATCH + 7):
-        journey.passed(1, [0.01])
+    stream = EventStream(PLAIN, journey, None)
+    for _ in range(1 + 2 * GAPS_PER_BATCH + 7):
+        stream.take(b'data: {"a":1}\n\n')
     journey.settled(Outcome.OK, 200)
     assert told.value("inter_token_seconds_count", model=MODEL, route="local") == 2 * GAPS_PER_BATCH + 7
 

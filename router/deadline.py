@@ -1,4 +1,4 @@
-"""When has a connection waited too long? One moment per connection that moves as often as it likes.
+"""When has a connection waited too long? One moment per connection, to a client or an engine, that moves as it likes.
 
 Arming and cancelling a timer for each request costs more than the request's parsing. Here the timer stays armed when
 its moment moves away, and looks again when it fires: few timers fire at all, however many requests pass.
@@ -57,12 +57,3 @@ class Deadline:
         else:
             self._due = None
             self._passed()
-
-
-def body_deadline(begun_at: float, received_bytes: int, timeout_s: float, min_bytes_per_s: int) -> float:
-    """When a body is too slow, as of what has come: over its whole time, or behind its rate after a first grace."""
-    return begun_at + min(timeout_s, RATE_GRACE_S + received_bytes / min_bytes_per_s)
-
-
-RATE_GRACE_S = 5.0
-"""A body may be late by this much before its rate is judged: a lost packet on a far link is repeated by then."""

@@ -2,7 +2,7 @@ import asyncio
 
 import pytest
 
-from router.edge.timers import Deadline, body_deadline
+from router.deadline import Deadline
 
 
 class Loop:
@@ -99,10 +99,3 @@ def test_moving_it_a_thousand_times_arms_few_timers(loop: Loop, deadline: Deadli
         deadline.clear()
         deadline.set_after(15)
     assert loop.armed <= 1 + 100 / 15
-
-
-def test_a_body_may_take_its_time_but_not_fall_behind_its_rate() -> None:
-    assert body_deadline(100, 0, 30, 1024) == 105
-    assert body_deadline(100, 10 * 1024, 30, 1024) == 115
-    assert body_deadline(100, 1 << 20, 30, 1024) == 130
-    assert body_deadline(100, 0, 2, 1024) == 102
