@@ -36,7 +36,7 @@ from router.routing.choose import Chooser
 from router.settings import Settings, engine_key
 from router.supervision import Tasks
 from router.telemetry.edge import EdgeMetrics
-from router.telemetry.logs import AccessLog, configure
+from router.telemetry.logs import AccessLog, Lines, configure
 from router.telemetry.loop_lag import LoopLag
 from router.telemetry.metrics import FleetMetrics, RequestMetrics
 
@@ -65,8 +65,11 @@ class App:
     loop_lag: LoopLag
 
 
-def build(settings: Settings) -> App:
-    """The rooms, wired together; nothing runs yet. Times are those of the event loop, which is `time.monotonic`."""
+def build(settings: Settings, log_lines: Lines | None = None) -> App:
+    """The rooms, wired together; nothing runs yet. Times are those of the event loop, which is `time.monotonic`.
+
+    Requests are logged to `log_lines`, if there are any.
+    """
     clock, rng = time.monotonic, random.Random()
     registry = CollectorRegistry()
     metrics = RequestMetrics(registry)
@@ -85,7 +88,7 @@ def build(settings: Settings) -> App:
         chooser=Chooser(settings.routing, permits.has_room, rng),
         permits=permits,
         exchange=exchange,
-        observers=(metrics, AccessLog()),
+        observers=(metrics,) if log_lines is None else (metrics, AccessLog(log_lines)),
         clock=clock,
         strip_engine_fields=settings.edge.strip_engine_fields,
         local_fallback=settings.routing.on_prefill_unavailable == "local",
@@ -159,14 +162,14 @@ class Running:
 
 
 @asynccontextmanager
-async def running(settings: Settings) -> AsyncIterator[Running]:
+async def running(settings: Settings, log_lines: Lines | None = None) -> AsyncIterator[Running]:
     """A gateway that serves while the block lasts. Raises `ListenError` when an address is taken.
 
     Its door opens after one look at every engine. At the end it stops listening, lets open streams go on for at most
     `drain.drain_timeout_s`, and gives back what it holds.
     """
     raise_file_limit()
-    app = build(settings)
+    app = build(settings, log_lines)
     background = Tasks()
     async with AsyncExitStack() as held:
         data_socket = held.enter_context(listen(settings.listen.host, settings.listen.port))
@@ -193,12 +196,12 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
 
 async def serve(settings: Settings) -> int:
     """Serve until SIGTERM or SIGINT, then drain; a second signal ends at once. Returns the exit code."""
-    configure(settings.log)
+    log_lines = configure(settings.log)
     signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, signals.put_nowait, number)
-    async with running(settings) as gateway:
+    async with running(settings, log_lines) as gateway:
         log.info("serving", extra={"facts": {"data": gateway.data_url, "operations": gateway.ops_url}})
         received = await signals.get()
         log.info("draining", extra={"facts": {"signal": received.name, "inflight": gateway.app.fleet.inflight}})

@@ -44,11 +44,13 @@ class Shape:
 async def run(settings: Settings, shape: Shape, question: str | None = None) -> int:
     """Run fleet and gateway until SIGINT or SIGTERM, or until `question` is answered. Returns the exit code."""
     out = Console(highlight=False)
-    configure(settings.log if question is None else settings.log.model_copy(update={"level": "warning"}))
+    log_lines = configure(settings.log if question is None else settings.log.model_copy(update={"level": "warning"}))
     base = SimConfig(gpu=shape.gpu)
     async with (
         SimFleet(prefill=shape.prefill, decode=shape.decode, base=base) as fleet,
-        running(settings.model_copy(update={"backends": (*settings.backends, *_backends(fleet))})) as gateway,
+        running(
+            settings.model_copy(update={"backends": (*settings.backends, *_backends(fleet))}), log_lines
+        ) as gateway,
     ):
         if question is not None:
             return await _ask_and_show(out, gateway.data_url, base.model, question, fleet)

@@ -6,7 +6,7 @@ OpenAI shape after the answers to all that was asked before it. After a refusal 
 """
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, auto
 
 import httptools
@@ -18,6 +18,7 @@ from router.edge import replies
 from router.edge.census import Census, site_of
 from router.edge.head_rules import RequestLine, fault_in, head_too_large, target_too_long, upgrade_refused
 from router.edge.http10 import close_delimited
+from router.edge.outbox import Outbox
 from router.edge.pace import body_deadline
 from router.edge.request_ids import RequestIds
 from router.errors import Malformed, RequestError
@@ -57,6 +58,7 @@ class Guards:
     census: Census
     observer: EdgeObserver
     ids: RequestIds
+    outbox: Outbox = field(default_factory=Outbox)
 
 
 class Outlet:
@@ -77,6 +79,7 @@ class GuardedProtocol(HttpToolsProtocol):
     _phase = Phase.FRESH
     _refusal: RequestError | None = None
     _body_begun_at = 0.0
+    _read_bytes = 0
     _received_bytes = 0
     _body_bytes = 0
     _discarded_bytes = 0
@@ -139,12 +142,13 @@ class GuardedProtocol(HttpToolsProtocol):
         """Judge the head. What is raised here ends the parsing for good."""
         parser = self.parser
         line = RequestLine(parser.get_method(), self.url, parser.get_http_version())
-        fault = fault_in(line, self.headers, self.guards.limits)
+        limits = self.guards.limits
+        fault = fault_in(line, self.headers, limits, self._read_bytes)
         if fault is None and parser.should_upgrade():
             fault = upgrade_refused()
         if fault is not None:
             raise fault
-        self._head_room = self.guards.limits.max_head_bytes
+        self._head_room = limits.max_head_bytes
         self._phase = Phase.BODY
         self._received_bytes = self._body_bytes = 0
         if line.version == "1.0":
@@ -165,6 +169,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def _feed(self, data: bytes) -> None:
         """Parse, but never more of a head than a head may have."""
+        self._read_bytes = len(data) + (self._read_bytes if self._phase is Phase.HEAD else 0)
         rest: bytes | memoryview = data
         if self._phase in BEFORE_HEAD:
             self._head_room -= len(data)

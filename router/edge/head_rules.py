@@ -19,8 +19,8 @@ HOST = re.compile(rb"(?:[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 
 ABSOLUTE_FORM = re.compile(rb"https?://([^/?#]*)(/.*)", re.IGNORECASE | re.DOTALL)
 
-RARE = frozenset({b"transfer-encoding", b"expect"})
-"""Headers with rules of their own that few requests have."""
+JUDGED = frozenset({b"host", b"transfer-encoding", b"expect"})
+"""Headers with rules of their own."""
 
 LINE_END_BYTES = 2
 SEPARATOR_BYTES = 2
@@ -35,9 +35,19 @@ class RequestLine(NamedTuple):
     version: str
 
 
-def fault_in(line: RequestLine, headers: Sequence[tuple[bytes, bytes]], limits: Edge) -> RequestError | None:
-    """Why a head is refused, or None. Names of `headers` are in lower case, in the order sent."""
-    return _line_fault(line, limits) or _size_fault(line, headers, limits) or _meaning_fault(line, headers)
+def fault_in(
+    line: RequestLine, headers: Sequence[tuple[bytes, bytes]], limits: Edge, received_bytes: int
+) -> RequestError | None:
+    """Why a head is refused, or None. Names of `headers` are in lower case, in the order sent.
+
+    The head has at most `received_bytes`; when those are few, its parts need not be measured.
+    """
+    fault = _line_fault(line, limits)
+    if fault is None and len(headers) > limits.max_headers:
+        fault = _head_too_large(f"there must not be more than {limits.max_headers} headers")
+    if fault is None and received_bytes > min(limits.max_header_line_bytes, limits.max_head_bytes):
+        fault = _size_fault(line, headers, limits)
+    return fault or _meaning_fault(line, headers)
 
 
 def _line_fault(line: RequestLine, limits: Edge) -> RequestError | None:
@@ -53,8 +63,6 @@ def _line_fault(line: RequestLine, limits: Edge) -> RequestError | None:
 
 
 def _size_fault(line: RequestLine, headers: Sequence[tuple[bytes, bytes]], limits: Edge) -> RequestError | None:
-    if len(headers) > limits.max_headers:
-        return _head_too_large(f"there must not be more than {limits.max_headers} headers")
     sizes_bytes = [len(name) + SEPARATOR_BYTES + len(value) + LINE_END_BYTES for name, value in headers]
     if max(sizes_bytes, default=0) > limits.max_header_line_bytes:
         return _head_too_large(f"a header line must not be larger than {limits.max_header_line_bytes} bytes")
@@ -67,13 +75,17 @@ def _line_bytes(line: RequestLine) -> int:
 
 
 def _meaning_fault(line: RequestLine, headers: Sequence[tuple[bytes, bytes]]) -> RequestError | None:
-    names = {name for name, _ in headers}
-    for name, value in headers if not names.isdisjoint(RARE) else ():
-        if name == b"transfer-encoding" and (value.lower() != b"chunked" or line.version == "1.0"):
-            return Malformed("transfer-encoding must be chunked alone, and HTTP/1.0 has none")
-        if name == b"expect" and value.lower() != b"100-continue":
+    hosts = []
+    for name, value in headers:
+        if name not in JUDGED:
+            continue
+        if name == b"host":
+            hosts.append(value)
+        elif name == b"expect" and value.lower() != b"100-continue":
             return Malformed("of expectations only 100-continue is met", status=417, code="expectation_failed")
-    return _host_fault(line, [value for name, value in headers if name == b"host"])
+        elif name == b"transfer-encoding" and (value.lower() != b"chunked" or line.version == "1.0"):
+            return Malformed("transfer-encoding must be chunked alone, and HTTP/1.0 has none")
+    return _host_fault(line, hosts)
 
 
 def _host_fault(line: RequestLine, hosts: Sequence[bytes]) -> RequestError | None:

@@ -25,7 +25,7 @@ class DirectWriter:
     Responses go out through it or through `send`, not through both.
     """
 
-    __slots__ = ("_cycle", "_is_closing", "_protocol", "_write", "chunks", "loop")
+    __slots__ = ("_cycle", "_is_closing", "_protocol", "_put", "_write", "chunks", "loop")
 
     def __init__(self, protocol: "GatewayProtocol", cycle: RequestResponseCycle) -> None:
         self._protocol = protocol
@@ -33,6 +33,7 @@ class DirectWriter:
         self.loop = protocol.loop
         self._write = protocol.transport.write
         self._is_closing = protocol.transport.is_closing
+        self._put = protocol.guards.outbox.put
         self.chunks = cycle.scope["http_version"] == "1.1"
         """Bodies of unknown length can be sent, framed in chunks; HTTP/1.0 has none."""
 
@@ -50,12 +51,12 @@ class DirectWriter:
             self._write(self._head(status, (*headers, *CHUNKED)) + _chunk(first))
 
     def write(self, data: bytes) -> None:
-        """More of the body, as one chunk; nothing once the client has left."""
-        if not self._is_closing():
-            self._write(b"%x\r\n%b\r\n" % (len(data), data))
+        """More of the body, as one chunk, in this round of the loop; nothing once the client has left."""
+        self._put(self.loop, self._write_late, b"%x\r\n%b\r\n" % (len(data), data))
 
     async def finish(self, last: bytes) -> None:
         """The last of the body."""
+        self._protocol.guards.outbox.flush()
         await self._caught_up()
         if not self._cycle.disconnected:
             self._write(_chunk(last) + LAST_CHUNK)
@@ -83,6 +84,10 @@ class DirectWriter:
         """
         self._protocol.on_gone = gone
         self._protocol.flow.resume_reading()
+
+    def _write_late(self, data: bytes) -> None:
+        if not self._is_closing():
+            self._write(data)
 
     async def _caught_up(self) -> None:
         """A client that is behind takes what it has before it gets more; the server drops one that stays behind."""

@@ -4,11 +4,13 @@ Levels: error, a fault of the gateway itself; warning, an engine failed or a req
 happened; debug, more of it. No prompt, answer, key or hand-over is ever in a line: they are made from named facts.
 """
 
+import asyncio
 import datetime
 import logging
 import sys
 import time
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TextIO
 
 import orjson
 
@@ -16,62 +18,130 @@ from router.errors import Outcome
 from router.settings import Log
 from router.telemetry.events import Journey, Stage
 
-access_log = logging.getLogger("router.access")
+ACCESS = "router.access"
+
+EXCEPTION = "exception"
+"""The fact that is a traceback."""
 
 WORTH_A_WARNING = (Outcome.UPSTREAM_ERROR, Outcome.TIMEOUT)
 
+BATCH_S = 0.1
+"""How long a line may wait for others to be written with: a write for each request costs 5 % of a short one's CPU."""
 
-def configure(settings: Log) -> None:
-    """Send the log to standard error in the chosen format."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonFormatter() if settings.format == "json" else PrettyFormatter())
-    logging.basicConfig(level=settings.level.upper(), handlers=[handler], force=True)
+Format = Callable[[float, int, str, str, Mapping[str, Any]], str]
+"""A line of: when (Unix time), level, logger, message, facts."""
+
+
+def configure(settings: Log) -> "Lines":
+    """Send the log to standard error in the chosen format; returns where its lines go."""
+    lines = Lines(sys.stderr, settings)
+    logging.basicConfig(level=settings.level.upper(), handlers=[LinesHandler(lines)], force=True)
+    # Facts that no line shows, looked up for every record (logging's own advice for speed).
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     logging.getLogger("httpx").setLevel(logging.WARNING)
+    return lines
 
 
-class JsonFormatter(logging.Formatter):
-    """One JSON object a line: `ts` (UTC, ISO 8601), `level`, `logger`, `message`, and the record's facts."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """The line."""
-        at = datetime.datetime.fromtimestamp(record.created, datetime.UTC)
-        line: dict[str, Any] = {
-            "ts": at.isoformat(timespec="milliseconds"),
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "message": record.getMessage(),
-            **_facts(record),
-        }
-        if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
-        return orjson.dumps(line, default=str).decode()
+def json_line(at: float, level: int, logger: str, message: str, facts: Mapping[str, Any]) -> str:
+    """One JSON object: `ts` (UTC, ISO 8601), `level`, `logger`, `message`, and the facts."""
+    ts = datetime.datetime.fromtimestamp(at, datetime.UTC).isoformat(timespec="milliseconds")
+    line = {"ts": ts, "level": LEVEL_NAMES[level], "logger": logger, "message": message, **facts}
+    return orjson.dumps(line, default=str).decode()
 
 
-class PrettyFormatter(logging.Formatter):
+def pretty_line(at: float, level: int, logger: str, message: str, facts: Mapping[str, Any]) -> str:
     """`time level message key=value ...`, for reading in a terminal."""
+    del logger
+    text = " ".join([f"{k}={v}" for k, v in facts.items() if k != EXCEPTION])
+    when = f"{time.strftime('%H:%M:%S', time.localtime(at))}.{int(at % 1 * 1000):03}"
+    line = f"{when} {LEVEL_NAMES[level]:7} {message} {text}".rstrip()
+    return f"{line}\n{facts[EXCEPTION]}" if EXCEPTION in facts else line
 
-    def format(self, record: logging.LogRecord) -> str:
-        """The line."""
-        at = f"{time.strftime('%H:%M:%S', time.localtime(record.created))}.{int(record.msecs):03}"
-        facts = " ".join([f"{k}={v}" for k, v in _facts(record).items()])
-        line = f"{at} {record.levelname.lower():7} {record.getMessage()} {facts}".rstrip()
-        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+
+LEVEL_NAMES = {number: name.lower() for name, number in logging.getLevelNamesMapping().items()}
+
+FORMATS: Mapping[str, Format] = {"json": json_line, "pretty": pretty_line}
+
+
+class Lines:
+    """Where lines go. Those of a moment are written together; warnings and worse, and what came before them, at once.
+
+    Lines wait only while an event loop runs, for `BATCH_S` at most.
+    """
+
+    def __init__(self, stream: TextIO, settings: Log) -> None:
+        self._stream = stream
+        self._level = logging.getLevelNamesMapping()[settings.level.upper()]
+        self._waiting: list[str] = []
+        self.format = FORMATS[settings.format]
+
+    def takes(self, level: int) -> bool:
+        """Whether lines of a level are written."""
+        return level >= self._level
+
+    def add(self, level: int, line: str) -> None:
+        """One more."""
+        self._waiting.append(line)
+        if level >= logging.WARNING:
+            self.flush()
+        elif len(self._waiting) == 1:
+            self._flush_soon()
+
+    def flush(self) -> None:
+        """Write what waits."""
+        lines, self._waiting = self._waiting, []
+        if lines:
+            self._stream.write("\n".join([*lines, ""]))
+            self._stream.flush()
+
+    def _flush_soon(self) -> None:
+        try:
+            asyncio.get_running_loop().call_later(BATCH_S, self.flush)
+        except RuntimeError:  # no loop runs
+            self.flush()
+
+
+class LinesHandler(logging.Handler):
+    """Makes lines of log records; the facts are the record's `facts`."""
+
+    def __init__(self, lines: Lines) -> None:
+        super().__init__()
+        self._lines = lines
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Add the record's line."""
+        facts = getattr(record, "facts", None) or {}
+        if record.exc_info:
+            facts = {**facts, EXCEPTION: logging.Formatter().formatException(record.exc_info)}
+        try:
+            line = self._lines.format(record.created, record.levelno, record.name, record.getMessage(), facts)
+        except (TypeError, ValueError):  # arguments that do not fit their message
+            self.handleError(record)
+        else:
+            self._lines.add(record.levelno, line)
+
+    def flush(self) -> None:
+        """Write what waits; called at the end of the process, too."""
+        self._lines.flush()
 
 
 class AccessLog:
-    """One line for each request that ended; an observer of journeys."""
+    """One line for each request that ended; an observer of journeys.
+
+    Written without a log record: that would cost more than the line.
+    """
+
+    def __init__(self, lines: Lines) -> None:
+        self._lines = lines
 
     def observe(self, stage: Stage, journey: Journey) -> None:
         """Write the line of a settled request."""
         if stage is not Stage.SETTLED:
             return
         level = logging.WARNING if journey.outcome in WORTH_A_WARNING else logging.INFO
-        if access_log.isEnabledFor(level):
-            # A record made by hand: `log()` would walk the stack for a caller that no line shows.
-            record = logging.LogRecord(access_log.name, level, "", 0, "request", None, None)
-            record.facts = _line(journey)
-            access_log.handle(record)
+        if self._lines.takes(level):
+            self._lines.add(level, self._lines.format(time.time(), level, ACCESS, "request", _line(journey)))
 
 
 def _line(journey: Journey) -> dict[str, Any]:
@@ -103,8 +173,3 @@ def _line(journey: Journey) -> dict[str, Any]:
 
 def _rounded(seconds: float | None) -> float | None:
     return None if seconds is None else round(seconds, 4)
-
-
-def _facts(record: logging.LogRecord) -> dict[str, Any]:
-    facts = getattr(record, "facts", None)
-    return facts if isinstance(facts, dict) else {}

@@ -221,6 +221,18 @@ async def test_a_client_is_not_blamed_while_it_is_not_read(app: App, client: Cli
     protocol.connection_lost(None)
 
 
+@pytest.mark.parametrize("cut", [0, len(GET) + 20, len(GET) + 9000])
+async def test_a_large_header_line_is_found_behind_another_request(app: App, client: ClientTransport, cut: int) -> None:
+    protocol = connected(app, guards(), client)
+    data = GET + GET.replace(b"Host", b"X: " + b"x" * 8300 + b"\r\nHost")
+    for piece in (data[:cut], data[cut:]):
+        if piece:
+            protocol.data_received(piece)
+    await settle()
+    assert statuses(client) == [200, 431]
+    protocol.connection_lost(None)
+
+
 async def test_trailers_are_not_headers(app: App, client: ClientTransport) -> None:
     protocol = connected(app, guards(), client)
     protocol.data_received(b"POST /c HTTP/1.1\r\nHost: gateway\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n")

@@ -10,7 +10,7 @@ LIMITS = Edge()
 def status_of(
     *headers: tuple[bytes, bytes], method: bytes = b"POST", target: bytes = b"/v1/x", version: str = "1.1"
 ) -> int | None:
-    fault = fault_in(RequestLine(method, target, version), headers, LIMITS)
+    fault = fault_in(RequestLine(method, target, version), headers, LIMITS, received_bytes=1 << 20)
     return None if fault is None else fault.status
 
 

@@ -60,10 +60,12 @@ async def test_what_is_written_directly_is_one_chunk(app: Streams, client: Clien
     assert writer.chunks
     client.written = b""
     writer.write(b"data: x\n\n")
+    await asyncio.sleep(0)
     assert client.written == b"9\r\ndata: x\n\n\r\n"
+    writer.write(b"data: y\n\n")
     app.may_end.set()
     await settle()
-    assert client.written.endswith(b"\r\ne\r\ndata: [DONE]\n\n\r\n0\r\n\r\n")
+    assert client.written.endswith(b"data: y\n\n\r\ne\r\ndata: [DONE]\n\n\r\n0\r\n\r\n")
     protocol.connection_lost(None)
 
 
@@ -131,8 +133,9 @@ async def test_http_1_0_has_no_chunks(app: Streams, client: ClientTransport) -> 
 async def test_nothing_is_written_to_a_client_that_is_leaving(app: Streams, client: ClientTransport) -> None:
     protocol = await streaming(app, client)
     client.written = b""
-    client.abort()
     app.writers[0].write(b"data: x\n\n")
+    client.abort()
+    await settle()
     assert client.written == b""
     protocol.connection_lost(None)
 

@@ -1,5 +1,8 @@
+import asyncio
+import io
 import logging
 from collections.abc import Iterator
+from typing import Any
 
 import orjson
 import pytest
@@ -7,68 +10,106 @@ import pytest
 from router.errors import BadAnswer, InvalidRequest, Outcome
 from router.settings import Log
 from router.telemetry.events import Journey, RouteKind
-from router.telemetry.logs import AccessLog, JsonFormatter, PrettyFormatter, configure
+from router.telemetry.logs import AccessLog, Lines, LinesHandler, configure, json_line, pretty_line
 
 
-def settled(outcome: Outcome = Outcome.OK, status: int = 200, error: BadAnswer | InvalidRequest | None = None) -> None:
-    journey = Journey("r-1", "chat", 1.0, lambda: 3.5, (AccessLog(),))
+class Written(io.StringIO):
+    """A stream that keeps apart what is written to it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pieces: list[str] = []
+
+    def write(self, text: str) -> int:
+        self.pieces.append(text)
+        return len(text)
+
+    @property
+    def parsed(self) -> list[dict[str, Any]]:
+        return [orjson.loads(line) for line in "".join(self.pieces).splitlines()]
+
+
+def lines(stream: Written, level: str = "info", form: str = "json") -> Lines:
+    return Lines(stream, Log.model_validate({"level": level, "format": form}))
+
+
+def settled(
+    to: Lines, outcome: Outcome = Outcome.OK, status: int = 200, error: BadAnswer | InvalidRequest | None = None
+) -> None:
+    journey = Journey("r-1", "chat", 1.0, lambda: 3.5, (AccessLog(to),))
     journey.model = "m"
     journey.chosen(RouteKind.DISAGGREGATED, "novel_prompt", "d:1", "p:1")
     journey.committed()
     journey.settled(outcome, status, error)
 
 
-def facts(record: logging.LogRecord) -> dict[str, object]:
-    found = record.__dict__["facts"]
-    assert isinstance(found, dict)
-    return found
-
-
-def test_a_request_is_one_line_of_named_facts(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO, "router.access"):
-        settled()
-    (record,) = caplog.records
-    told = facts(record)
-    expected = {"request_id": "r-1", "outcome": "ok", "status": 200, "prefill": "p:1", "decode": "d:1", "total_s": 2.5}
+def test_a_request_is_one_line_of_named_facts() -> None:
+    stream = Written()
+    settled(lines(stream))
+    (told,) = stream.parsed
+    expected = {
+        "level": "info",
+        "logger": "router.access",
+        "message": "request",
+        "request_id": "r-1",
+        "outcome": "ok",
+        "status": 200,
+        "prefill": "p:1",
+        "decode": "d:1",
+        "total_s": 2.5,
+    }
     assert {name: told[name] for name in expected} == expected
 
 
-def test_only_what_engines_did_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO, "router.access"):
-        settled(Outcome.UPSTREAM_ERROR, 502, BadAnswer("d:1: an empty stream"))
-        settled(Outcome.CLIENT_ERROR, 400, InvalidRequest("no", param="model"))
-    assert [record.levelno for record in caplog.records] == [logging.WARNING, logging.INFO]
-    assert facts(caplog.records[0])["detail"] == "d:1: an empty stream"
+def test_only_what_engines_did_is_a_warning() -> None:
+    stream = Written()
+    settled(lines(stream), Outcome.UPSTREAM_ERROR, 502, BadAnswer("d:1: an empty stream"))
+    settled(lines(stream), Outcome.CLIENT_ERROR, 400, InvalidRequest("no", param="model"))
+    assert [line["level"] for line in stream.parsed] == ["warning", "info"]
+    assert stream.parsed[0]["detail"] == "d:1: an empty stream"
 
 
-def test_below_its_level_nothing_is_made(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.WARNING, "router.access"):
-        settled()
-    assert caplog.records == []
-
-
-def line(**extra: object) -> logging.LogRecord:
-    record = logging.LogRecord("router.app", logging.INFO, "", 0, "engine up", None, None)
-    record.__dict__.update(extra)
-    return record
+def test_below_its_level_nothing_is_written() -> None:
+    stream = Written()
+    settled(lines(stream, "warning"))
+    assert stream.pieces == []
 
 
 def test_json_lines_can_be_parsed() -> None:
-    parsed = orjson.loads(JsonFormatter().format(line(facts={"backend": "d:1"})))
-    assert parsed["ts"].endswith("+00:00")
-    assert (parsed["level"], parsed["message"], parsed["backend"]) == ("info", "engine up", "d:1")
+    parsed = orjson.loads(json_line(1.5, logging.INFO, "router.app", "engine up", {"backend": "d:1"}))
+    assert parsed == {
+        "ts": "1970-01-01T00:00:01.500+00:00",
+        "level": "info",
+        "logger": "router.app",
+        "message": "engine up",
+        "backend": "d:1",
+    }
 
 
 def test_pretty_lines_can_be_read() -> None:
-    text = PrettyFormatter().format(line(facts={"backend": "d:1"}))
-    assert text.split(" ", 1)[1] == "info    engine up backend=d:1"
+    text = pretty_line(1.5, logging.INFO, "router.app", "engine up", {"backend": "d:1"})
+    assert text[8:] == ".500 info    engine up backend=d:1"
 
 
-@pytest.mark.parametrize("formatter", [JsonFormatter(), PrettyFormatter()])
-def test_a_traceback_is_kept(formatter: logging.Formatter) -> None:
-    error = ValueError("broken")
-    record = line(exc_info=(ValueError, error, error.__traceback__))
-    assert "ValueError: broken" in formatter.format(record)
+def record(message: str, level: int = logging.INFO, **extra: Any) -> logging.LogRecord:
+    made = logging.LogRecord("router.app", level, "", 0, message, None, None)
+    made.__dict__.update(extra)
+    return made
+
+
+def test_a_record_has_its_facts_in_its_line() -> None:
+    stream = Written()
+    LinesHandler(lines(stream)).handle(record("up", facts={"backend": "d:1"}))
+    assert (stream.parsed[0]["message"], stream.parsed[0]["backend"]) == ("up", "d:1")
+
+
+@pytest.mark.parametrize("form", ["json", "pretty"])
+def test_a_traceback_is_kept(form: str) -> None:
+    stream, error = Written(), ValueError("broken")
+    LinesHandler(lines(stream, form=form)).handle(
+        record("up", logging.ERROR, exc_info=(ValueError, error, error.__traceback__))
+    )
+    assert "ValueError: broken" in stream.pieces[0]
 
 
 @pytest.fixture
@@ -80,7 +121,47 @@ def root_log() -> Iterator[logging.Logger]:
     root.setLevel(level)
 
 
-def test_the_format_and_level_are_those_of_the_settings(root_log: logging.Logger) -> None:
-    configure(Log(format="json", level="error"))
-    assert root_log.level == logging.ERROR
-    assert isinstance(root_log.handlers[0].formatter, JsonFormatter)
+def test_the_format_and_level_are_those_of_the_settings(
+    root_log: logging.Logger, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = configure(Log(format="json", level="error"))
+    logging.getLogger("router.app").warning("not told")
+    logging.getLogger("router.app").error("told")
+    assert orjson.loads(capsys.readouterr().err)["message"] == "told"
+    assert (made.takes(logging.WARNING), made.takes(logging.ERROR)) == (False, True)
+
+
+async def test_lines_of_a_moment_are_written_together() -> None:
+    stream = Written()
+    some = lines(stream)
+    for line in ("a", "b"):
+        some.add(logging.INFO, line)
+    assert stream.pieces == []
+    await asyncio.sleep(0.15)
+    assert stream.pieces == ["a\nb\n"]
+    some.add(logging.INFO, "c")
+    handler = LinesHandler(some)
+    handler.flush()
+    handler.flush()
+    assert stream.pieces[1:] == ["c\n"]
+
+
+async def test_a_warning_is_written_at_once_after_what_came_before_it() -> None:
+    stream = Written()
+    some = lines(stream)
+    some.add(logging.INFO, "a")
+    some.add(logging.WARNING, "w")
+    assert stream.pieces == ["a\nw\n"]
+
+
+def test_without_a_loop_nothing_waits() -> None:
+    stream = Written()
+    lines(stream).add(logging.INFO, "a")
+    assert stream.pieces == ["a\n"]
+
+
+def test_a_line_that_cannot_be_made_stops_nobody(capsys: pytest.CaptureFixture[str]) -> None:
+    stream = Written()
+    LinesHandler(lines(stream)).handle(logging.LogRecord("router.app", logging.INFO, "", 0, "%d", ("x",), None))
+    assert stream.pieces == []
+    assert "Logging error" in capsys.readouterr().err

@@ -1,0 +1,37 @@
+import asyncio
+
+from router.edge.outbox import Outbox
+
+
+async def test_what_is_put_in_is_written_together_and_in_order() -> None:
+    outbox, loop, written = Outbox(), asyncio.get_running_loop(), list[bytes]()
+    for data in (b"a", b"b", b"c"):
+        outbox.put(loop, written.append, data)
+    assert written == []
+    await asyncio.sleep(0)
+    assert written == [b"a", b"b", b"c"]
+
+
+async def test_who_cannot_wait_flushes() -> None:
+    outbox, loop, written = Outbox(), asyncio.get_running_loop(), list[bytes]()
+    outbox.put(loop, written.append, b"a")
+    outbox.flush()
+    outbox.put(loop, written.append, b"b")
+    assert written == [b"a"]
+    await asyncio.sleep(0)
+    assert written == [b"a", b"b"]
+
+
+async def test_what_a_write_leads_to_is_written_in_the_next_round() -> None:
+    outbox, loop, written = Outbox(), asyncio.get_running_loop(), list[bytes]()
+
+    def write(data: bytes) -> None:
+        written.append(data)
+        if data == b"a":
+            outbox.put(loop, write, b"b")
+
+    outbox.put(loop, write, b"a")
+    await asyncio.sleep(0)
+    assert written == [b"a"]
+    await asyncio.sleep(0)
+    assert written == [b"a", b"b"]
