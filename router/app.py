@@ -1,6 +1,7 @@
 """The composition root: `build` wires the rooms together, `serve` runs them until a signal and drains."""
 
 import asyncio
+import gc
 import logging
 import random
 import signal
@@ -41,6 +42,9 @@ from router.telemetry.loop_lag import LoopLag
 from router.telemetry.metrics import FleetMetrics, RequestMetrics
 
 log = logging.getLogger(__name__)
+
+COLLECT_AFTER_OBJECTS = 20_000
+"""New container objects, some tens of requests' worth, after which the youngest are looked through."""
 
 OPERATIONS_CONNECTIONS = 128
 """Probes, scrapers and people; with its own count, so that clients cannot keep them out."""
@@ -194,9 +198,20 @@ async def running(settings: Settings, log_lines: Lines | None = None) -> AsyncIt
                 ops.should_exit = True
 
 
+def _collect_rarely() -> None:
+    """Look for cyclic garbage less often, and not among what is there from the start.
+
+    At Python's own pace that takes 4 % of the CPU under load, and requests leave hardly any.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(COLLECT_AFTER_OBJECTS, 20, 100)
+
+
 async def serve(settings: Settings) -> int:
     """Serve until SIGTERM or SIGINT, then drain; a second signal ends at once. Returns the exit code."""
     log_lines = configure(settings.log)
+    _collect_rarely()
     signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

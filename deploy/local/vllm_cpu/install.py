@@ -20,7 +20,7 @@ from vllm_cpu.console import Failure, say, tail
 LOCK = Path(__file__).with_name("requirements.lock")
 TORCH = "torch==2.13.0"
 VLLM_VERSION = "0.32.0+cpu"
-REVISION = 1  # raise it when a step below changes: installed sets are then made anew
+REVISION = 2  # raise it when a step below changes: installed sets are then made anew
 
 
 def home() -> Path:
@@ -95,7 +95,7 @@ def _install_torch(venv: Path) -> None:
     """
     if _pip(venv, f"{TORCH}+cpu"):
         return
-    say(f"no {TORCH}+cpu in reach of pip: taking the CUDA build instead, which runs on a CPU too (5 GB more, minutes)")
+    say(f"no {TORCH}+cpu in reach of pip: taking the CUDA build instead, which runs on a CPU too (4 GB more)")
     say("give pip an index or a folder with the CPU build to avoid that (PIP_EXTRA_INDEX_URL, PIP_FIND_LINKS)")
     if not _pip(venv, TORCH):
         raise Failure(f"pip cannot install {TORCH}{_log_end()}")
@@ -104,16 +104,21 @@ def _install_torch(venv: Path) -> None:
 def _adjust(venv: Path) -> None:
     site = next((venv / "lib").glob("python3*")) / "site-packages"
     # NIXL sets the delay of UCX's progress thread to 0, which keeps one core per engine busy; no setting reaches it.
-    api = site / "nixl_cu12" / "_api.py"
-    source = api.read_text(encoding="utf-8")
-    if "agent_config.pthrDelay = 0\n" not in source:
-        raise Failure(f"{api} has changed: pthrDelay is not where it was")
-    api.write_text(source.replace("agent_config.pthrDelay = 0\n", "agent_config.pthrDelay = 1000\n"), encoding="utf-8")
+    _replace(site / "nixl_cu12" / "_api.py", "agent_config.pthrDelay = 0\n", "agent_config.pthrDelay = 1000\n")
+    # It chooses its build by torch's CUDA version, even where there is no GPU: let it take the one that is installed.
+    _replace(site / "nixl" / "__init__.py", "cuda_major = detect_cuda_major()\n", "cuda_major = None\n")
     shutil.rmtree(site / "nixl_ep_cu12", ignore_errors=True)  # 104 MB of CUDA libraries that nothing imports
     # vLLM asks for the version of a distribution called "vllm", and "cpu" in it selects the platform.
     stub = site / f"vllm-{VLLM_VERSION}.dist-info"
     stub.mkdir(exist_ok=True)
     (stub / "METADATA").write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: {VLLM_VERSION}\n")
+
+
+def _replace(file: Path, old: str, new: str) -> None:
+    source = file.read_text(encoding="utf-8")
+    if old not in source:
+        raise Failure(f"{file} has changed: {old.strip()!r} is not in it")
+    file.write_text(source.replace(old, new), encoding="utf-8")
 
 
 def _pip(venv: Path, *arguments: str) -> bool:
