@@ -42,6 +42,9 @@ class PairedDialect(Dialect, Protocol):
     decodes_alone: bool
     """A decode engine can compute a prompt itself."""
 
+    release_status: int
+    """What a decode engine answers to `release_body` when it has given the claim back."""
+
     def prefill_body(self, call: Call) -> bytes:
         """The body that makes a prefill engine compute the prompt's KV and keep it."""
 

@@ -26,6 +26,7 @@ class VllmNixl(Plain):
 
     name = "vllm-nixl"
     decodes_alone = True
+    release_status = 404
 
     def prefill_body(self, call: Call) -> bytes:
         """The client's body for one token, not streamed, asking for the KV to be kept."""

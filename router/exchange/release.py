@@ -19,6 +19,7 @@ from router.errors import (
     BadAnswer,
     ConnectFailed,
     ConnectionLost,
+    EngineError,
     EngineFault,
     EngineRefusal,
     EngineTimeout,
@@ -32,8 +33,6 @@ from router.supervision import Tasks
 from router.telemetry.events import ReleaseObserver
 
 Settlement = Callable[[], Coroutine[Any, Any, None]]
-
-REFUSED = range(400, 500)
 
 FAREWELL_S = 0.15
 """How long a leg stays open after its request gave it up.
@@ -65,6 +64,10 @@ class Releases:
             return
         trace = Trace(f"{handoff.call.trace.request_id}-release")
         self._tasks.spawn(self._release(decode, trace, body, reason), name=trace.request_id)
+
+    def leave(self, reason: str) -> None:
+        """A hand-over that nobody may give back is left to the engine's lease."""
+        self._observer.stranded(reason)
 
     def see_off(self, held: Checkout, settle: Settlement) -> None:
         """Keep a leg that its request gave up open for a moment, while `settle` learns what became of it."""
@@ -102,7 +105,7 @@ class Releases:
         except EngineFault as fault:
             self._observer.stranded(fault.reason)
         else:
-            if status in REFUSED:
+            if status == decode.paired.release_status:
                 self._observer.released(reason)
             else:
                 self._observer.stranded(BadAnswer.reason)
@@ -125,8 +128,9 @@ class Releases:
 class Custody:
     """Holds a hand-over while its decode leg is opened and relayed, and releases it at the end if it was not used.
 
-    It is unused when it was never sent, and when the engine it was sent to refused the request: a refusal by
-    validation leaves the blocks with the prefill engine. After any other end a decode engine may still pull.
+    It is unused when it was never sent, and when the engine it was sent to has answered that it refused or failed: a
+    refusal by validation, an overloaded server or a transfer that broke leave the blocks with the prefill engine. After
+    any other end a decode engine may still pull, so that the lease has to end it.
     """
 
     __slots__ = ("_decode", "_handoff", "_releases")
@@ -144,8 +148,17 @@ class Custody:
             return
         if self._handoff.state is HandoffState.FRESH:
             self._releases.release(self._handoff, self._decode, _reason(error))
-        elif self._handoff.state is HandoffState.SENT and isinstance(error, EngineRefusal):
-            self._releases.release(self._handoff, self._decode, "decode_refused")
+        elif self._handoff.state is HandoffState.SENT and isinstance(error, EngineFault | EngineRefusal):
+            self._sent_in_vain(self._handoff, error)
+
+    def _sent_in_vain(self, handoff: Handoff, error: EngineFault | EngineRefusal) -> None:
+        match error:
+            case EngineRefusal():
+                self._releases.release(handoff, self._decode, "decode_refused")
+            case EngineError():
+                self._releases.release(handoff, self._decode, "decode_failed")
+            case _:
+                self._releases.leave(error.reason)
 
 
 def _reason(ended: BaseException | None) -> str:

@@ -65,6 +65,11 @@ class Engine:
         return self._value("vllm:kv_cache_usage_perc")
 
     @property
+    def expired(self) -> float:
+        """Hand-overs whose KV nobody pulled or gave back before their lease ended."""
+        return self._value("vllm:nixl_num_kv_expired_reqs_total")
+
+    @property
     def running(self) -> float:
         return self._value("vllm:num_requests_running")
 

