@@ -24,16 +24,20 @@ from router.edge.operations import operations_app
 from router.edge.readiness import Readiness
 from router.edge.request_ids import RequestIds
 from router.edge.server import Listener, listen, listener, url_of
+from router.errors import Leg
+from router.exchange.budget import RetryBudget
 from router.exchange.exchange import Exchange
 from router.exchange.pool import Connections
 from router.exchange.release import Releases
 from router.exchange.transport import EngineTransport
 from router.fleet.backend import Backend
 from router.fleet.fleet import Fleet
+from router.fleet.pairs import Pairs
 from router.fleet.probes import Prober
 from router.gateway import Gateway
 from router.json_bounds import JsonBounds
-from router.routing.choose import Chooser
+from router.retries import Retries
+from router.routing.choose import Chooser, same_group
 from router.settings import Settings, engine_key
 from router.supervision import Tasks
 from router.telemetry.edge import EdgeMetrics
@@ -56,6 +60,7 @@ class App:
 
     settings: Settings
     fleet: Fleet
+    pairs: Pairs
     permits: Permits
     connections: Connections
     releases: Releases
@@ -79,7 +84,8 @@ def build(settings: Settings, log_lines: Lines | None = None) -> App:
     metrics = RequestMetrics(registry)
     fleet = Fleet([_backend(settings, i) for i in range(len(settings.backends))])
     permits = Permits(settings.admission)
-    registry.register(FleetMetrics(fleet, permits))
+    pairs = Pairs(settings.pairs)
+    registry.register(FleetMetrics(fleet, permits, pairs, clock))
     connections = Connections(settings.timeouts.connect_s)
     releases = Releases(connections, settings.handoff, metrics)
     client = httpx.AsyncClient(transport=EngineTransport(connections), trust_env=False)
@@ -87,15 +93,32 @@ def build(settings: Settings, log_lines: Lines | None = None) -> App:
     exchange = Exchange(
         connections, releases, settings.timeouts, max_answer_bytes=settings.edge.max_answer_bytes, clock=clock
     )
+    chooser = Chooser(
+        settings.routing,
+        permits.has_room,
+        rng,
+        lambda prefill, decode: same_group(prefill, decode) and pairs.usable(prefill.id, decode.id, clock()),
+    )
+    retries = Retries(
+        fleet=fleet,
+        pairs=pairs,
+        rules=settings.retries,
+        fails_without_prefill=settings.routing.on_prefill_unavailable == "fail",
+        total_s=settings.timeouts.total_s,
+        clock=clock,
+        rng=rng,
+        notice=_log_standing,
+        budgets={leg: RetryBudget(settings.retries) for leg in Leg},
+    )
     gateway = Gateway(
         fleet=fleet,
-        chooser=Chooser(settings.routing, permits.has_room, rng),
+        chooser=chooser,
         permits=permits,
         exchange=exchange,
+        retries=retries,
         observers=(metrics,) if log_lines is None else (metrics, AccessLog(log_lines)),
         clock=clock,
         strip_engine_fields=settings.edge.strip_engine_fields,
-        local_fallback=settings.routing.on_prefill_unavailable == "local",
         json_bounds=JsonBounds(settings.edge.max_json_depth, settings.edge.max_json_values),
     )
     readiness = Readiness(fleet)
@@ -105,6 +128,7 @@ def build(settings: Settings, log_lines: Lines | None = None) -> App:
     return App(
         settings=settings,
         fleet=fleet,
+        pairs=pairs,
         permits=permits,
         connections=connections,
         releases=releases,
@@ -113,7 +137,7 @@ def build(settings: Settings, log_lines: Lines | None = None) -> App:
         data=DataApp(
             gateway, fleet, Limits(settings.edge.max_body_bytes, settings.timeouts.write_stall_s, bodies), ids
         ),
-        operations=operations_app(fleet, readiness, registry, clock),
+        operations=operations_app(fleet, pairs, readiness, registry, clock),
         registry=registry,
         data_guards=data_guards,
         operations_guards=operations_guards,
@@ -141,6 +165,7 @@ def _backend(settings: Settings, number: int) -> Backend:
         now=time.monotonic(),
         key=key.get_secret_value() if key else None,
         max_age_s=settings.handoff.handoff_max_age_s,
+        ejection=settings.ejection,
     )
 
 

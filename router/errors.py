@@ -16,6 +16,7 @@
         ConnectionLost       it went away in mid-exchange
         EngineTimeout        504
         EngineError          it answered 5xx
+          ErrorEvent           a stream's event told of a failure
         BadAnswer            it answered, but not with what was asked for
         BadHandoff           its hand-over parameters must not be used
       ClientGone           nobody is left to be told
@@ -24,6 +25,14 @@ Library exceptions are mapped to these once, where the library is called.
 """
 
 from enum import StrEnum
+from typing import Self
+
+
+class Leg(StrEnum):
+    """The two requests that one of a client becomes; a lone engine's is the decode leg."""
+
+    PREFILL = "prefill"
+    DECODE = "decode"
 
 
 class Outcome(StrEnum):
@@ -149,8 +158,19 @@ class EngineFault(RequestError):
     code = "upstream_error"
     reason = "engine_fault"
 
+    leg: Leg | None = None
+    """In which leg it failed, once that is known."""
+
+    tries_used_up = False
+    """The gateway has tried elsewhere already, so that the client need not at once."""
+
     def __init__(self, detail: str, *, message: str = "the engine failed to answer this request") -> None:
         super().__init__(message, detail=detail)
+
+    def in_leg(self, leg: Leg) -> Self:
+        """The same, with its leg."""
+        self.leg = leg
+        return self
 
 
 class ConnectFailed(EngineFault):
@@ -179,9 +199,19 @@ class EngineTimeout(EngineFault):
 
 
 class EngineError(EngineFault):
-    """The engine answered 5xx."""
+    """The engine answered 5xx; `answered` is the status."""
 
     reason = "engine_error"
+
+    def __init__(self, detail: str, answered: int = 500) -> None:
+        super().__init__(detail)
+        self.answered = answered
+
+
+class ErrorEvent(EngineError):
+    """An event of a 200 stream told of a failure; as the first event, it is a hand-over that could not be loaded."""
+
+    reason = "error_event"
 
 
 class BadAnswer(EngineFault):

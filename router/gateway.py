@@ -8,11 +8,12 @@ from typing import Protocol
 from router.admission.grant import Grant
 from router.admission.permits import Permits
 from router.call import DEFAULT_BOUNDS, Api, Call, Trace, understand
-from router.errors import Outcome, RequestError, Unavailable, UnknownModel
+from router.errors import EngineFault, Outcome, RequestError, Unavailable, UnknownModel
 from router.exchange.exchange import Exchange, Legs
 from router.exchange.relay import Client, relay
 from router.fleet.fleet import Fleet
 from router.json_bounds import JsonBounds, loads
+from router.retries import Retries, Tries
 from router.routing.choose import Chooser
 from router.routing.route import Route, Shortage
 from router.telemetry.events import Clock, Journey, Observer
@@ -40,10 +41,10 @@ class Gateway:
     chooser: Chooser
     permits: Permits
     exchange: Exchange
+    retries: Retries
     observers: tuple[Observer, ...]
     clock: Clock
     strip_engine_fields: bool
-    local_fallback: bool
     json_bounds: JsonBounds = DEFAULT_BOUNDS
 
     async def handle(self, api: Api, client: Connected) -> None:
@@ -52,14 +53,9 @@ class Gateway:
         try:
             call = await self._receive(api, client)
             with client.present():
-                route = self._choose(call, journey)
-                with Grant(self.permits, route.decode, route.prefill, call.prompt_tokens) as grant:  # admit, lease
-                    journey.chosen(
-                        route.kind, route.reason, route.decode.id, route.prefill.id if route.prefill else None
-                    )
-                    legs = Legs(route.decode, route.prefill, grant.settle_prefill, self.local_fallback)
-                    async with self.exchange.open(call, legs, journey) as opened:
-                        await relay(opened, client, journey)
+                tries = self.retries.begin(call.model, journey.received_at)
+                while not await self._served(call, client, tries, journey):
+                    pass
             journey.settled(Outcome.OK, 200)
         except RequestError as error:
             journey.settled(error.outcome, error.status, error)
@@ -70,6 +66,21 @@ class Gateway:
             await client.fail(stopping)
             raise
 
+    async def _served(self, call: Call, client: Connected, tries: Tries, journey: Journey) -> bool:
+        """One try. False when it failed before an answer began and another is due."""
+        route = self._choose(call, tries, journey)
+        try:
+            with Grant(self.permits, route.decode, route.prefill, call.prompt_tokens) as grant:  # admit, lease
+                journey.chosen(route.kind, route.reason, route.decode.id, route.prefill.id if route.prefill else None)
+                legs = Legs(route.decode, route.prefill, grant.settle_prefill)
+                async with self.exchange.open(call, legs, journey) as opened:
+                    self.retries.worked(route, journey)
+                    await relay(opened, client, journey)
+        except EngineFault as fault:
+            await self.retries.after(fault, route, tries, journey)
+            return False
+        return True
+
     async def _receive(self, api: Api, client: Connected) -> Call:
         """The request, read in two steps of the loop when it is long: each may take tens of milliseconds."""
         raw = await client.body()
@@ -78,14 +89,14 @@ class Gateway:
             await asyncio.sleep(0)
         return understand(api, fields, client.trace, strip_engine_fields=self.strip_engine_fields)
 
-    def _choose(self, call: Call, journey: Journey) -> Route:
+    def _choose(self, call: Call, tries: Tries, journey: Journey) -> Route:
         """The route of a call, or the reason why there is none, as the client is told."""
         journey.stream, journey.prompt_tokens = call.stream, call.prompt_tokens
-        snapshot = self.fleet.snapshot(call.model)
+        snapshot = self.fleet.snapshot(call.model, tries.avoid)
         if not snapshot.known:
             raise UnknownModel(f"the model {call.model!r} does not exist here; see /v1/models", param="model")
         journey.model = call.model
-        route = self.chooser.choose(call, snapshot)
+        route = self.chooser.choose(call, snapshot, local=tries.local)
         if isinstance(route, Shortage):
             journey.reason = route.reason
             raise Unavailable(

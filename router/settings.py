@@ -178,6 +178,34 @@ class Probes(Section):
     )
 
 
+class Ejection(Section):
+    """Taking out an engine by how requests on it end; probes may be answered by an engine that works no more."""
+
+    failures: int = Field(3, ge=1, description="Failed requests, or refused connections, in a row that take it out.")
+    first_s: Seconds = Field(5, description="How long it is out before it is tried again; doubles while trials fail.")
+    longest_s: Seconds = Field(60, description="Longest time out; an engine that worked for so long begins anew.")
+    trial_successes: int = Field(2, ge=1, description="Good requests, one at a time, that bring it back.")
+
+
+class PairRules(Section):
+    """Leaving alone two engines that cannot hand over to each other, though each works."""
+
+    failures: int = Field(2, ge=1, description="Failed hand-overs within quarantine_s.")
+    quarantine_s: Seconds = Field(60, description="How long the pair is left alone.")
+
+
+class Retries(Section):
+    """Trying a request again on other engines, before anything of an answer went out."""
+
+    prefill_tries: int = Field(3, ge=1, description="Prefill engines that a request is tried on; then see routing.")
+    decode_tries: int = Field(3, ge=1, description="Times that a request is sent to a decode or aggregated engine.")
+    share: float = Field(0.2, ge=0, le=1, description="Retries per request of the last window_s, over each pool.")
+    reserve: int = Field(3, ge=0, description="Retries in window_s beside the share, for when there are few requests.")
+    window_s: Seconds = Field(10, description="Over which requests and retries are counted.")
+    min_pause_s: float = Field(0.025, ge=0, description="Shortest pause before a retry; none after a lost connection.")
+    max_pause_s: float = Field(0.25, ge=0, description="Longest; pauses are drawn evenly between the two.")
+
+
 class Drain(Section):
     """How the gateway stops."""
 
@@ -260,6 +288,9 @@ class Settings(BaseSettings):
     handoff: HandoffSettings = HandoffSettings()
     admission: Admission = Admission()
     probes: Probes = Probes()
+    ejection: Ejection = Ejection()
+    pairs: PairRules = PairRules()
+    retries: Retries = Retries()
     drain: Drain = Drain()
     edge: Edge = Edge()
     process: Process = Process()

@@ -10,10 +10,13 @@ from prometheus_client.exposition import choose_encoder
 from router import __version__
 from router.edge.readiness import Readiness
 from router.fleet.fleet import Fleet
+from router.fleet.pairs import Pairs
 from router.telemetry.events import Clock
 
 
-def operations_app(fleet: Fleet, readiness: Readiness, registry: CollectorRegistry, clock: Clock) -> FastAPI:
+def operations_app(
+    fleet: Fleet, pairs: Pairs, readiness: Readiness, registry: CollectorRegistry, clock: Clock
+) -> FastAPI:
     """The application of the operations listener."""
     app = FastAPI(title="pd-router operations", version=__version__, docs_url=None, redoc_url=None)
 
@@ -31,7 +34,7 @@ def operations_app(fleet: Fleet, readiness: Readiness, registry: CollectorRegist
     @app.get("/fleet")
     async def fleet_now() -> dict[str, Any]:
         """Pools, engines, their state and why."""
-        return fleet.describe(clock())
+        return fleet.describe(clock()) | {"quarantined_pairs": list(pairs.quarantined(clock()))}
 
     @app.get("/metrics")
     async def metrics(request: Request) -> Response:

@@ -5,7 +5,7 @@ from typing import Any
 
 import orjson
 
-from router.errors import EngineRefusal, RequestError, Unavailable
+from router.errors import EngineFault, EngineRefusal, RequestError, Unavailable
 
 Headers = Sequence[tuple[bytes, bytes]]
 
@@ -47,8 +47,12 @@ def error_body(error: RequestError) -> bytes:
 
 
 def error_headers(error: RequestError) -> Headers:
-    """When to come back, where that is known."""
-    return ((b"retry-after", str(error.retry_after_s).encode()),) if isinstance(error, Unavailable) else ()
+    """When to come back, where that is known, and whether trying again at once is of any use."""
+    if isinstance(error, Unavailable):
+        return ((b"retry-after", str(error.retry_after_s).encode()),)
+    if isinstance(error, EngineFault) and error.tries_used_up:
+        return ((b"x-should-retry", b"false"),)
+    return ()
 
 
 def error_events(error: RequestError) -> bytes:

@@ -6,7 +6,7 @@ comment, an error, CRLF, the event with the usage) takes the long way.
 """
 
 from router.engines.dialect import Dialect
-from router.errors import BadAnswer, EngineError
+from router.errors import BadAnswer, ErrorEvent
 from router.exchange import rewrite
 from router.telemetry.events import GAPS_PER_BATCH, Journey
 
@@ -35,7 +35,7 @@ class EventStream:
     def take(self, data: bytes) -> bytes:
         """The complete events in the next bytes of the stream, as the client gets them; may be empty.
 
-        `[DONE]` is kept back until the body has ended too. Raises `EngineError` for an engine's error event,
+        `[DONE]` is kept back until the body has ended too. Raises `ErrorEvent` for an engine's error event,
         `BadAnswer` for what is no valid stream.
         """
         last_at = self._last_at
@@ -84,7 +84,7 @@ class EventStream:
             if self.done and event:
                 raise BadAnswer("the stream went on after [DONE]")
             if event.startswith(self._error_starts):
-                raise EngineError("an error event")
+                raise ErrorEvent("an error event")
             if event == DONE:
                 self.done = True
             elif event and not event.startswith(b":"):

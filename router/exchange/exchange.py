@@ -8,7 +8,7 @@ from functools import partial
 from router.call import Call
 from router.engines.dialect import Source
 from router.engines.handoff import Handoff
-from router.errors import BadAnswer, BadHandoff, EngineFault, Outcome
+from router.errors import BadAnswer, BadHandoff, EngineFault, Leg, Outcome
 from router.exchange import judge, rewrite
 from router.exchange.answer import Answer
 from router.exchange.events import EventStream
@@ -25,12 +25,11 @@ TIMEOUT_TOKENS_PER_S = 1000
 
 @dataclass(frozen=True, slots=True)
 class Legs:
-    """The engines of one request. `prefill_over` is told how the prefill leg ended, as soon as it has."""
+    """The engines of one try. `prefill_over` is told how the prefill leg ended, as soon as it has."""
 
     decode: Backend
     prefill: Backend | None
     prefill_over: Callable[[Outcome], None]
-    local_fallback: bool
 
 
 @dataclass(slots=True)
@@ -61,8 +60,8 @@ class Exchange:
         """Both legs, up to a proven answer, which lives as long as the block.
 
         The connection to the decode engine comes first, so that one that refuses connections wastes no prefill. A
-        hand-over that no decode engine takes is released, however the block ends. Entering raises `EngineFault`,
-        `EngineRefusal`.
+        hand-over that no decode engine takes is released, however the block ends. Entering raises `EngineRefusal`, and
+        `EngineFault` that knows its leg.
         """
         return Opening(self, self._connections.to(legs.decode.url).checkout(), call, legs, journey)
 
@@ -73,7 +72,10 @@ class Exchange:
         """
         handoff = await self._handoff(call, legs, journey)
         with self._releases.unless_used(handoff, legs.decode):
-            opened = await self._decode(held, call, legs.decode, handoff, journey)
+            try:
+                opened = await self._decode(held, call, legs.decode, handoff, journey)
+            except EngineFault as fault:
+                raise fault.in_leg(Leg.DECODE) from None
         call.drop_body()
         return opened
 
@@ -85,10 +87,7 @@ class Exchange:
             handoff = await self._prefill(call, legs.prefill, legs, journey)
         except EngineFault as fault:
             legs.prefill_over(fault.outcome)
-            if not legs.local_fallback:
-                raise
-            journey.fell_back(fault.reason, fault.detail)
-            return None
+            raise fault.in_leg(Leg.PREFILL) from None
         legs.prefill_over(Outcome.OK)
         if handoff is None:
             journey.fell_back("nothing_to_hand_over", None)
@@ -197,7 +196,10 @@ class Opening:
         self._call, self._legs, self._journey = call, legs, journey
 
     async def __aenter__(self) -> Opened:
-        await self._held.__aenter__()
+        try:
+            await self._held.__aenter__()
+        except EngineFault as fault:
+            raise fault.in_leg(Leg.DECODE) from None
         try:
             return await self._exchange.open_on(self._held, self._call, self._legs, self._journey)
         except BaseException:

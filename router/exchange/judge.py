@@ -22,7 +22,7 @@ def fault_of_status(status: int, engine: str, body: bytes) -> EngineFault | Engi
     if 400 <= status < 500 and status not in GATEWAYS_OWN_FAULT:
         return EngineRefusal(status, _error_object(status, body))
     if status >= 500 or status in GATEWAYS_OWN_FAULT:
-        return EngineError(f"{engine} answered {status}")
+        return EngineError(f"{engine} answered {status}", status)
     return BadAnswer(f"{engine} answered {status}, which is neither success nor refusal")
 
 

@@ -11,7 +11,7 @@ from router.fleet.lease import Lease
 from router.fleet.liveness import Liveness
 from router.fleet.load import Load
 from router.fleet.standing import Standing
-from router.settings import BackendSettings, Probes, Role
+from router.settings import BackendSettings, Ejection, Probes, Role
 
 LEASE_SHARE = 1 / 3
 """A hand-over is used within this share of the lease unless the settings say otherwise: clear of its end, also when
@@ -39,6 +39,7 @@ class Backend:
         now: float,
         key: str | None = None,
         max_age_s: float | None = None,
+        ejection: Ejection | None = None,
     ) -> None:
         self.settings = settings
         self.id = settings.url.removeprefix("http://")
@@ -47,7 +48,7 @@ class Backend:
         self.group = settings.group
         self.key = key
         self.handoff_max_age_s = settings.kv_lease_s * LEASE_SHARE if max_age_s is None else max_age_s
-        self.standing = Standing(probes, now)
+        self.standing = Standing(probes, ejection or Ejection(), now)
         self.liveness = Liveness(gap_s=2 * (probes.interval_s + probes.timeout_s))
         self.load = Load()
         self.models: Mapping[str, ModelCard] = {name: ModelCard(name) for name in settings.models}

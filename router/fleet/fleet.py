@@ -1,10 +1,11 @@
 """All engines, and what of them can serve one model right now."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from router.fleet.backend import Backend, ModelCard
+from router.fleet.standing import State
 from router.settings import Role
 
 
@@ -29,10 +30,10 @@ class Fleet:
     def __init__(self, backends: Sequence[Backend]) -> None:
         self.backends = tuple(backends)
 
-    def snapshot(self, model: str) -> Snapshot:
-        """What can serve `model` now."""
+    def snapshot(self, model: str, avoid: Collection[Backend] = ()) -> Snapshot:
+        """What can serve `model` now, without the engines to `avoid`."""
         serving = [b for b in self.backends if model in b.models]
-        usable = [b for b in serving if b.standing.usable]
+        usable = [b for b in serving if b.standing.usable and b not in avoid]
         return Snapshot(
             known=bool(serving),
             prefill=[b for b in usable if b.role is Role.PREFILL],
@@ -64,6 +65,15 @@ class Fleet:
         answering = {m for b in self.backends if b.role is not Role.PREFILL for m in b.models}
         for backend in self.backends:
             yield from (card for card in backend.models.values() if card.id in answering)
+
+    def can_spare(self, backend: Backend) -> bool:
+        """Whether its pool can do without an engine that fails requests: at most half of one is taken out for that.
+
+        Probes and refused connections take out any number; an engine that answers wrongly may be better than none.
+        """
+        pool = [b for b in self.backends if b.role is backend.role and b.standing.state is not State.DOWN]
+        out = sum(b.standing.state in (State.EJECTED, State.TRIAL) for b in pool if b is not backend)
+        return 2 * (out + 1) <= len(pool)
 
     def serves(self, model: str) -> bool:
         """Whether any engine serves the model, usable now or not."""

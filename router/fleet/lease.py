@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from router.errors import Outcome, RequestError
+from router.fleet.standing import State
 
 if TYPE_CHECKING:
     from router.fleet.backend import Backend
@@ -16,12 +17,14 @@ if TYPE_CHECKING:
 class Lease:
     """One request on one backend; a context manager that settles by how its block ended, unless settled before."""
 
-    __slots__ = ("_tokens", "backend", "outcome")
+    __slots__ = ("_tokens", "_trial", "backend", "outcome")
 
     def __init__(self, backend: "Backend", tokens: int) -> None:
         self.backend = backend
         self.outcome: Outcome | None = None
         self._tokens = tokens
+        self._trial = backend.standing.state is State.TRIAL
+        backend.standing.on_trial += self._trial
         backend.load.requests += 1
         backend.load.tokens += tokens
 
@@ -30,6 +33,7 @@ class Lease:
         if self.outcome is not None:
             return
         self.outcome = outcome
+        self.backend.standing.on_trial -= self._trial
         self.backend.load.requests -= 1
         self.backend.load.tokens -= self._tokens
 

@@ -72,7 +72,7 @@ class Prober:
 
     async def _watch(self, backend: Backend) -> None:
         while True:
-            up = backend.standing.state is State.UP
+            up = backend.standing.state in (State.UP, State.TRIAL)
             pause_s = self._rules.interval_s if up else self._rules.down_interval_s
             await asyncio.sleep(pause_s * self._rng.uniform(1 - JITTER, 1 + JITTER))
             await self.probe(backend)

@@ -1,54 +1,110 @@
-"""May an engine be used? A small state machine over probe results.
+"""May an engine be used? One small state machine over two kinds of evidence: probes, and how requests ended.
 
-UNKNOWN --good--> UP --`down_after` bad in a row--> DOWN --`up_after` good in a row--> UP
-UNKNOWN --bad--> DOWN
+    state    | event                                         | becomes
+    ---------+-----------------------------------------------+------------------------------------
+    UNKNOWN  | good probe / bad probe                        | UP / DOWN
+    UP       | `down_after` bad probes in a row              | DOWN
+    UP       | `failures` refused connections in a row       | DOWN
+    UP       | `failures` other failed requests in a row     | EJECTED, if its pool can spare it
+    DOWN     | `up_after` good probes in a row               | UP
+    EJECTED  | its time is over, and a good probe            | TRIAL
+    EJECTED  | `down_after` bad probes in a row              | DOWN
+    TRIAL    | `trial_successes` good requests               | UP
+    TRIAL    | a failed request                              | EJECTED, for twice as long
+    TRIAL    | `down_after` bad probes in a row              | DOWN
+
+What requests tell beats what `/health` says: a frozen or broken engine may answer probes for ever. An engine on trial
+gets one request at a time. Who is at fault for a failed request is decided elsewhere; clients' doings never count.
 """
 
 from enum import StrEnum
 
-from router.settings import Probes
+from router.settings import Ejection, Probes
 
 
 class State(StrEnum):
-    """UNKNOWN engines have not answered yet and are not used."""
+    """UNKNOWN engines have not answered yet and are not used; nor are those that are DOWN or EJECTED."""
 
     UNKNOWN = "unknown"
     UP = "up"
     DOWN = "down"
+    EJECTED = "ejected"
+    TRIAL = "trial"
 
 
 class Standing:
-    """State of one engine, since when (monotonic seconds) and why."""
+    """State of one engine, since when (monotonic seconds) and why. Methods that take evidence tell of a change."""
 
-    def __init__(self, rules: Probes, now: float) -> None:
-        self._rules = rules
-        self._good = 0
-        self._bad = 0
+    def __init__(self, probes: Probes, ejection: Ejection, now: float) -> None:
+        self._probes = probes
+        self._ejection = ejection
+        self._good = self._bad = 0
+        self._refused = self._failed = self._worked = 0
+        self._ejected_until = 0.0
+        self._ejection_s = ejection.first_s
+        self.on_trial = 0
         self.state = State.UNKNOWN
         self.since = now
         self.why = "not probed yet"
 
     @property
     def usable(self) -> bool:
-        """Whether requests may be sent to it."""
-        return self.state is State.UP
+        """Whether a request may be sent to it."""
+        return self.state is State.UP or (self.state is State.TRIAL and not self.on_trial)
+
+    # Probes
 
     def good_probe(self, now: float) -> bool:
-        """The engine answered well; tells whether its state changed."""
+        """The engine answered well."""
         self._good, self._bad = self._good + 1, 0
-        if self.state is State.UNKNOWN or (self.state is State.DOWN and self._good >= self._rules.up_after):
+        if self.state is State.UNKNOWN or (self.state is State.DOWN and self._good >= self._probes.up_after):
             return self._enter(State.UP, "probes answered", now)
+        if self.state is State.EJECTED and now >= self._ejected_until:
+            return self._enter(State.TRIAL, "one request at a time, to see whether it works again", now)
         return False
 
     def bad_probe(self, why: str, now: float) -> bool:
-        """The engine answered badly or not; tells whether its state changed."""
+        """The engine answered badly or not."""
         self._good, self._bad = 0, self._bad + 1
-        if self.state is State.UNKNOWN or (self.state is State.UP and self._bad >= self._rules.down_after):
+        if self.state is State.UNKNOWN:
             return self._enter(State.DOWN, why, now)
-        return False
+        return self.state is not State.DOWN and self._bad >= self._probes.down_after and self._down(why, now)
+
+    # Requests
+
+    def worked(self, now: float) -> bool:
+        """The engine did its part of a request."""
+        self._refused = self._failed = 0
+        if self.state is not State.TRIAL:
+            return False
+        self._worked += 1
+        return self._worked >= self._ejection.trial_successes and self._enter(State.UP, "requests work again", now)
+
+    def refused(self, now: float) -> bool:
+        """The engine took no connection."""
+        self._refused += 1
+        usable = self.state in (State.UP, State.TRIAL)
+        return usable and self._refused >= self._ejection.failures and self._down("connections are refused", now)
+
+    def failed(self, why: str, now: float, *, can_be_spared: bool) -> bool:
+        """The engine failed a request."""
+        self._failed += 1
+        if self.state is State.TRIAL:
+            self._ejection_s = min(2 * self._ejection_s, self._ejection.longest_s)
+        elif self.state is not State.UP or self._failed < self._ejection.failures or not can_be_spared:
+            return False
+        elif now - self.since >= self._ejection.longest_s:
+            self._ejection_s = self._ejection.first_s
+        self._ejected_until = now + self._ejection_s
+        return self._enter(State.EJECTED, f"{why}, {self._failed} in a row", now)
+
+    def _down(self, why: str, now: float) -> bool:
+        self._good = 0
+        return self._enter(State.DOWN, why, now)
 
     def _enter(self, state: State, why: str, now: float) -> bool:
         self.state, self.why, self.since = state, why, now
+        self._refused = self._failed = self._worked = 0
         return True
 
     def __repr__(self) -> str:

@@ -13,25 +13,38 @@ from router.settings import Role, Routing
 from router.telemetry.events import RouteKind
 
 Room = Callable[[Backend], bool]
+Match = Callable[[Backend, Backend], bool]
+
+
+def same_group(prefill: Backend, decode: Backend) -> bool:
+    """Engines hand over inside a group only."""
+    return prefill.group == decode.group
 
 
 class Chooser:
-    """Applies the rule, then each pool's policy. `has_room` tells whether an engine may get one more request."""
+    """Applies the rule, then each pool's policy.
 
-    def __init__(self, rules: Routing, has_room: Room, rng: random.Random) -> None:
+    `has_room` tells whether an engine may get one more request, `pair_up` whether a prefill and a decode engine may
+    hand over to each other.
+    """
+
+    def __init__(self, rules: Routing, has_room: Room, rng: random.Random, pair_up: Match = same_group) -> None:
         self._rules = rules
         self._has_room = has_room
+        self._pair_up = pair_up
         self._prefill_policy = policy(rules.prefill_policy, rng)
         self._decode_policy = policy(rules.decode_policy, rng)
 
-    def choose(self, call: Call, snapshot: Snapshot) -> Route | Shortage:
-        """The route of `call` over the engines of `snapshot`, or the pool that is short."""
+    def choose(self, call: Call, snapshot: Snapshot, *, local: bool = False) -> Route | Shortage:
+        """The route of `call` over the engines of `snapshot`, or the pool that is short.
+
+        `local` forbids a hand-over: one has failed, and decode computing the prompt itself is always right.
+        """
         decode = self._roomy(snapshot.decode)
-        groups = {backend.group for backend in decode}
-        paired = [backend for backend in snapshot.prefill if backend.group in groups]
+        paired = [p for p in snapshot.prefill if any(self._pair_up(p, d) for d in decode)]
         prefill = self._roomy(paired)
         pools = Pools(bool(paired), bool(prefill), bool(decode), snapshot.inflight)
-        remote, reason = decide(call, pools, self._rules)
+        remote, reason = (False, Reason.HANDOVER_FAILED) if local else decide(call, pools, self._rules)
         if remote:
             return self._disaggregated(call, prefill, decode, reason)
         if reason is Reason.PREFILL_UNAVAILABLE and self._rules.on_prefill_unavailable == "fail":
@@ -40,7 +53,7 @@ class Chooser:
 
     def _disaggregated(self, call: Call, prefill: Sequence[Backend], decode: Sequence[Backend], reason: str) -> Route:
         first = self._prefill_policy.pick(prefill, call)
-        second = self._decode_policy.pick([backend for backend in decode if backend.group == first.group], call)
+        second = self._decode_policy.pick([d for d in decode if self._pair_up(first, d)], call)
         return Route(RouteKind.DISAGGREGATED, second, first, reason)
 
     def _alone(self, call: Call, decode: Sequence[Backend], snapshot: Snapshot, reason: str) -> Route | Shortage:

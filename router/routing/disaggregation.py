@@ -24,6 +24,7 @@ class Reason(StrEnum):
     DECODE_UNAVAILABLE = "decode_unavailable"
     DECODE_SATURATED = "decode_saturated"
     FORCED_LOCAL = "forced_local"
+    HANDOVER_FAILED = "handover_failed"
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,7 @@ class Stage(Enum):
     CHOSEN = auto()
     PREFILLED = auto()
     FELL_BACK = auto()
+    RETRIED = auto()
     COMMITTED = auto()
     PACED = auto()
     SETTLED = auto()
@@ -53,6 +54,9 @@ class Journey:
     reason: str = ""
     prefill: str | None = None
     decode: str | None = None
+    retries: int = 0
+    retry_leg: str | None = None
+    retry_reason: str | None = None
     fallback_reason: str | None = None
     fallback_detail: str | None = None
     prefill_sent_at: float | None = None
@@ -67,9 +71,17 @@ class Journey:
     error: RequestError | None = None
 
     def chosen(self, route: RouteKind, reason: str, decode: str, prefill: str | None) -> None:
-        """A route was chosen and granted."""
+        """A route was chosen and granted; a further one, after a failed try, is not shown again."""
+        first = self.decode is None
         self.route, self.reason, self.decode, self.prefill = route, reason, decode, prefill
-        self._show(Stage.CHOSEN)
+        if first:
+            self._show(Stage.CHOSEN)
+
+    def retried(self, leg: str, reason: str) -> None:
+        """A try failed in a leg, and there is another."""
+        self.retries += 1
+        self.retry_leg, self.retry_reason = leg, reason
+        self._show(Stage.RETRIED)
 
     def prefill_sent(self) -> None:
         """The prefill leg starts."""

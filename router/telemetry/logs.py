@@ -156,6 +156,7 @@ def _line(journey: Journey) -> dict[str, Any]:
         "reason": journey.reason or None,
         "prefill": journey.prefill,
         "decode": journey.decode,
+        "retries": journey.retries or None,
         "fallback": journey.fallback_reason,
         "fallback_detail": journey.fallback_detail,
         "prompt_tokens_estimate": journey.prompt_tokens,

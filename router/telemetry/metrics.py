@@ -14,8 +14,10 @@ from prometheus_client.registry import Collector
 from router.admission.permits import Permits
 from router.errors import Outcome
 from router.fleet.fleet import Fleet
+from router.fleet.pairs import Pairs
+from router.fleet.standing import State
 from router.settings import Role
-from router.telemetry.events import Journey, RouteKind, Stage
+from router.telemetry.events import Clock, Journey, RouteKind, Stage
 from router.telemetry.histogram import BulkHistogram
 
 PREFIX = "pd_router"
@@ -62,6 +64,9 @@ class RequestMetrics:
         self._fallbacks = counter(
             "fallback", "Requests whose hand-over failed and decode computed.", ("pool", "reason")
         )
+        self._retries = counter(
+            "retries", "Tries on another engine, by the leg that failed and why.", ("pool", "reason")
+        )
         self._released = counter("kv_released", "Hand-overs given back to the prefill engine early.", ("reason",))
         self._stranded = counter("kv_stranded", "Hand-overs left to the engine's lease.", ("reason",))
         by_route = ("model", "route")
@@ -97,6 +102,8 @@ class RequestMetrics:
                 self._decisions.inc(journey.route.value, journey.reason)
             case Stage.PREFILLED if journey.prefill_s is not None:
                 self._prefill_s.observe((journey.model,), journey.prefill_s)
+            case Stage.RETRIED:
+                self._retries.inc(journey.retry_leg or "", journey.retry_reason or "")
             case Stage.FELL_BACK:
                 self._fallbacks.inc(Role.PREFILL.value, journey.fallback_reason or "")
             case Stage.PACED:
@@ -133,9 +140,11 @@ class RequestMetrics:
 class FleetMetrics(Collector):
     """Gauges that are read from the fleet when Prometheus asks, so that they cannot drift from it."""
 
-    def __init__(self, fleet: Fleet, permits: Permits) -> None:
+    def __init__(self, fleet: Fleet, permits: Permits, pairs: Pairs, clock: Clock) -> None:
         self._fleet = fleet
         self._permits = permits
+        self._pairs = pairs
+        self._clock = clock
 
     def collect(self) -> Iterator[Metric]:
         """The gauges as of now."""
@@ -147,18 +156,28 @@ class FleetMetrics(Collector):
         tokens = GaugeMetricFamily(
             f"{PREFIX}_inflight_tokens", "Prompt tokens (estimated) of the requests on an engine.", labels=by_backend
         )
+        state = GaugeMetricFamily(
+            f"{PREFIX}_backend_state", "1 for the state that the engine is in.", labels=(*by_backend, "state")
+        )
         for backend in self._fleet.backends:
+            for name in State:
+                state.add_metric((backend.role.value, backend.id, name.value), float(backend.standing.state is name))
             labels = (backend.role.value, backend.id)
             up.add_metric(labels, float(backend.standing.usable))
             requests.add_metric(labels, backend.load.requests)
             tokens.add_metric(labels, backend.load.tokens)
-        yield from (up, requests, tokens)
+        yield from (up, state, requests, tokens)
         permits = GaugeMetricFamily(f"{PREFIX}_permits", "Permits of a pool's engines.", labels=("pool", "state"))
         for role in Role:
             free, taken = self._permits.of_pool([b for b in self._fleet.backends if b.role is role])
             permits.add_metric((role.value, "taken"), taken)
             permits.add_metric((role.value, "free"), free)
         yield permits
+        yield GaugeMetricFamily(
+            f"{PREFIX}_quarantined_pairs",
+            "Pairs of engines that are left alone, as their hand-overs failed.",
+            value=float(len(list(self._pairs.quarantined(self._clock())))),
+        )
         yield GaugeMetricFamily(
             f"{PREFIX}_ready", "1 while at least one route is usable.", value=float(self._fleet.ready)
         )

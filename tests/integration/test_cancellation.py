@@ -28,7 +28,7 @@ from router.routing.choose import Chooser
 from router.settings import Admission, HandoffSettings, Routing, Timeouts
 from router.sim.engine import SimEngine
 from router.telemetry.events import Journey, Stage
-from tests.support.builders import a_backend
+from tests.support.builders import a_backend, a_retries
 from tests.support.fleet import engine
 from tests.support.virtual_time import virtual_time
 
@@ -180,13 +180,13 @@ class Site:
         rules = Routing(mode="disaggregated" if disaggregated else "local")
         self.gateway = Gateway(
             fleet=self.fleet,
+            retries=a_retries(self.fleet, clock),
             chooser=Chooser(rules, self.permits.has_room, rng),
             permits=self.permits,
             exchange=Exchange(self.connections, self.releases, Timeouts(), max_answer_bytes=1 << 20, clock=clock),
             observers=(self.ends, Cut(self.connections, decode)) if cut else (self.ends,),
             clock=clock,
             strip_engine_fields=False,
-            local_fallback=True,
         )
 
     def held(self) -> dict[str, object]:

@@ -134,7 +134,7 @@ async def test_every_text_is_right_or_its_failure_told_and_nothing_is_left() -> 
         await engines_at_rest(fleet)
         totals = [ledger["totals"] for ledger in await fleet.ledgers()]
         left = await here.metric("pd_router_kv_stranded_total")
-        unnamed = await here.metric("pd_router_fallback_total", reason="bad_handoff")
+        unnamed = await here.metric("pd_router_retries_total", reason="bad_handoff")
     print(f"{REQUESTS} requests: {dict(came)}; {totals}")
     assert came.total() == REQUESTS
     assert came[Verdict.RIGHT.value] > REQUESTS / 2

@@ -102,7 +102,12 @@ async def test_a_trace_context_travels_only_when_it_is_one(traceparent: str) -> 
             {"transfer-encoding", "cache-control", "x-accel-buffering"},
         ),
         (says(answer(error(422), "422 Unprocessable Entity", **ENGINE_HEADERS)), {}, 422, {"content-length"}),
-        (says(answer(error(500), "500 Internal Server Error", **ENGINE_HEADERS)), {}, 502, {"content-length"}),
+        (
+            says(answer(error(500), "500 Internal Server Error", **ENGINE_HEADERS)),
+            {},
+            502,
+            {"content-length", "x-should-retry"},
+        ),
     ],
     ids=["complete", "stream", "refusal", "failure"],
 )

@@ -1,5 +1,6 @@
 """Calls, engines and claims for tests: valid unless a test says otherwise, small, and without a clock of their own."""
 
+import random
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,8 +9,15 @@ import orjson
 from router.call import Api, Call, Trace, parse
 from router.engines.dialect import Source
 from router.engines.handoff import Handoff, KvPeers
+from router.errors import Leg
+from router.exchange.budget import RetryBudget
 from router.fleet.backend import Backend, ModelCard
-from router.settings import BackendSettings, Probes, Role
+from router.fleet.fleet import Fleet
+from router.fleet.pairs import Pairs
+from router.retries import Retries
+from router.settings import BackendSettings, PairRules, Probes, Role
+from router.settings import Retries as RetryRules
+from router.telemetry.events import Clock
 
 MODEL = "sim-8b"
 
@@ -54,6 +62,22 @@ def a_backend(
     if up:
         backend.standing.good_probe(0.0)
     return backend
+
+
+def a_retries(fleet: Fleet, clock: Clock = lambda: 0.0, pairs: Pairs | None = None, **rules: Any) -> Retries:
+    """Retries without pauses unless `rules` say otherwise; nobody hears of engines' states."""
+    made = RetryRules(**({"min_pause_s": 0, "max_pause_s": 0} | rules))
+    return Retries(
+        fleet=fleet,
+        pairs=pairs or Pairs(PairRules()),
+        rules=made,
+        fails_without_prefill=False,
+        total_s=600,
+        clock=clock,
+        rng=random.Random(0),
+        notice=lambda _: None,
+        budgets={leg: RetryBudget(made) for leg in Leg},
+    )
 
 
 def kv_params(**fields: Any) -> dict[str, Any]:

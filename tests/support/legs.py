@@ -74,7 +74,6 @@ async def stand(
     prefill: Script,
     decode: Script,
     *,
-    local_fallback: bool = True,
     handoff: HandoffSettings | None = None,
     max_answer_bytes: int = 1 << 20,
     **timeouts: float,
@@ -93,6 +92,6 @@ async def stand(
         releases = Releases(connections, handoff or HandoffSettings(), told)
         held.push_async_callback(releases.close)
         exchange = Exchange(connections, releases, Timeouts(**timeouts), max_answer_bytes=max_answer_bytes, clock=clock)
-        legs = Legs(backends[1], backends[0], outcomes.append, local_fallback)
+        legs = Legs(backends[1], backends[0], outcomes.append)
         journey = Journey("id-1", "completions", clock(), clock, ())
         yield Stand(engines[0], engines[1], legs, connections, releases, exchange, told, outcomes, journey)

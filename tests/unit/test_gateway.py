@@ -21,7 +21,7 @@ from router.gateway import Gateway
 from router.routing.choose import Chooser
 from router.settings import Admission, Role, Routing
 from router.telemetry.events import Journey, RouteKind, Stage
-from tests.support.builders import a_backend, a_body
+from tests.support.builders import a_backend, a_body, a_retries
 
 ANSWER = b'{"choices":[]}'
 
@@ -113,15 +113,16 @@ class Site:
         self.exchange = FakeExchange(fault)
         self.ends = Ends()
         rules = Routing(min_novel_tokens=0, min_concurrency=0)
+        fleet = Fleet(self.backends)
         self.gateway = Gateway(
-            fleet=Fleet(self.backends),
+            fleet=fleet,
+            retries=a_retries(fleet),
             chooser=Chooser(rules, self.permits.has_room, random.Random(0)),
             permits=self.permits,
             exchange=cast("Exchange", self.exchange),
             observers=(self.ends,),
             clock=lambda: 0.0,
             strip_engine_fields=False,
-            local_fallback=True,
         )
 
     async def ask(self, client: FakeClient) -> Journey:

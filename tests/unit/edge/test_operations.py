@@ -8,7 +8,8 @@ from router.edge.operations import operations_app
 from router.edge.readiness import Readiness
 from router.fleet.backend import Backend
 from router.fleet.fleet import Fleet
-from router.settings import Role
+from router.fleet.pairs import Pairs
+from router.settings import PairRules, Role
 from tests.support.builders import MODEL, a_backend
 
 
@@ -26,7 +27,7 @@ def readiness(decode: Backend) -> Readiness:
 async def client(decode: Backend, readiness: Readiness) -> AsyncIterator[httpx.AsyncClient]:
     registry = CollectorRegistry()
     Counter("seen", "Seen.", registry=registry).inc()
-    app = operations_app(Fleet([decode]), readiness, registry, lambda: 5.0)
+    app = operations_app(Fleet([decode]), Pairs(PairRules()), readiness, registry, lambda: 5.0)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://ops") as opened:
         yield opened
 

@@ -12,6 +12,8 @@ from router.errors import (
     EngineFault,
     EngineRefusal,
     EngineTimeout,
+    ErrorEvent,
+    Leg,
     Outcome,
 )
 from tests.support.gateway import body
@@ -109,30 +111,22 @@ BAD_PREFILLS: dict[str, tuple[Script, str]] = {
 
 
 @pytest.mark.parametrize(("prefill", "reason"), BAD_PREFILLS.values(), ids=BAD_PREFILLS)
-@pytest.mark.parametrize("local_fallback", [True, False])
-def test_without_a_usable_hand_over_decode_computes_or_the_request_fails(
-    prefill: Script, reason: str, local_fallback: bool
-) -> None:
+def test_without_a_usable_hand_over_decode_is_not_asked(prefill: Script, reason: str) -> None:
     async def test(made: Stand) -> None:
-        if local_fallback:
-            assert orjson.loads(await made.ask())["choices"]
-            assert made.decode.bodies == [body()]
-            assert made.journey.fallback_reason == reason
-        else:
-            with pytest.raises(EngineFault) as caught:
-                await made.ask()
-            assert caught.value.reason == reason
-            assert made.decode.requests == []
+        with pytest.raises(EngineFault) as caught:
+            await made.ask()
+        assert (caught.value.reason, caught.value.leg) == (reason, Leg.PREFILL)
+        assert made.decode.requests == []
         assert len(made.prefill.requests) == 1
         assert made.prefill_outcomes == [Outcome.TIMEOUT if reason == "timeout" else Outcome.UPSTREAM_ERROR]
 
-    run_on(prefill, ANSWERED, test, local_fallback=local_fallback, max_answer_bytes=50_000)
+    run_on(prefill, ANSWERED, test, max_answer_bytes=50_000)
 
 
 @virtual_time
 async def test_nothing_to_hand_over_is_nobodys_fault() -> None:
     over = completion() | {"choices": [{"index": 0, "text": "", "finish_reason": "stop"}]}
-    async with stand(says(answer(over)), ANSWERED, local_fallback=False) as made:
+    async with stand(says(answer(over)), ANSWERED) as made:
         await made.ask()
         assert (made.decode.bodies, made.journey.fallback_reason) == ([body()], "nothing_to_hand_over")
         assert made.prefill_outcomes == [Outcome.OK]
@@ -183,11 +177,11 @@ BAD_STREAMS: dict[str, tuple[Script, type[EngineFault]]] = {
     "empty": (says(head(content_type="text/event-stream", content_length="0")), BadAnswer),
     "an error": (
         says(stream_head() + chunk(b'data: {"error":{"message":"no","code":500}}\n\n') + chunk(DONE) + LAST_CHUNK),
-        EngineError,
+        ErrorEvent,
     ),
     "an error after a comment": (
         says(stream_head() + chunk(b': x\n\ndata: {"error":{}}\n\n') + LAST_CHUNK),
-        EngineError,
+        ErrorEvent,
     ),
     "json": (ANSWERED, BadAnswer),
     "encoded": (says(stream_head(content_encoding="gzip") + chunk(event("a"))), BadAnswer),
@@ -210,12 +204,12 @@ def test_what_is_no_answer_is_never_opened(decode: Script, fault: type[EngineFau
     async def test(made: Stand) -> None:
         with pytest.raises(EngineFault) as caught:
             await made.ask(stream=streams)
-        assert type(caught.value) is fault
+        assert (type(caught.value), caught.value.leg) == (fault, Leg.DECODE)
         assert made.prefill.url[7:] not in caught.value.message
         assert made.decode.url[7:] not in caught.value.message
         assert len(made.decode.requests) == 1
         await made.at_rest()
-        answered = fault is EngineError  # it will not pull any more; this one does not take a release either
+        answered = issubclass(fault, EngineError)  # it will not pull any more; this one does not take a release either
         assert len(made.decode.requests) == 1 + answered, "a decode engine may be pulling: nothing must be released"
         assert made.told.counts == {f"stranded {'bad_answer' if answered else fault.reason}": 1}
 
@@ -243,7 +237,7 @@ def test_the_wait_for_prefill_is_bounded_too() -> None:
             await made.ask(prompt="x" * 8000)
         assert asyncio.get_running_loop().time() - began == pytest.approx(9, abs=0.2)
 
-    run_on(says_and_waits(), ANSWERED, test, prefill_timeout_s=7, local_fallback=False)
+    run_on(says_and_waits(), ANSWERED, test, prefill_timeout_s=7)
 
 
 @virtual_time

@@ -3,14 +3,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.fleet.standing import Standing, State
-from router.settings import Probes
+from router.settings import Ejection, Probes
 
 RULES = Probes(down_after=3, up_after=2)
 
 
 def after(results: str, rules: Probes = RULES) -> Standing:
     """A standing after probes, `+` for a good one and `-` for a bad one, a second apart."""
-    standing = Standing(rules, now=0.0)
+    standing = Standing(rules, Ejection(), now=0.0)
     for now, result in enumerate(results, 1):
         probe(standing, result, float(now))
     return standing
@@ -46,7 +46,7 @@ def test_the_table_of_states(results: str, state: State) -> None:
 
 @given(st.text("+-", max_size=40), st.integers(1, 4), st.integers(1, 4))
 def test_state_changes_only_as_drawn_and_says_so(results: str, down_after: int, up_after: int) -> None:
-    standing = Standing(Probes(down_after=down_after, up_after=up_after), now=0.0)
+    standing = Standing(Probes(down_after=down_after, up_after=up_after), Ejection(), now=0.0)
     for number, result in enumerate(results, 1):
         before, since = standing.state, standing.since
         changed = probe(standing, result, float(number))
@@ -71,9 +71,136 @@ def test_why_an_engine_is_out_is_what_took_it_out() -> None:
 
 
 def test_an_engine_that_was_never_asked_says_so() -> None:
-    standing = Standing(RULES, now=5.0)
+    standing = Standing(RULES, Ejection(), now=5.0)
     assert (standing.why, standing.since, repr(standing)) == (
         "not probed yet",
         5.0,
         "<Standing unknown: not probed yet>",
     )
+
+
+EJECTION = Ejection(failures=3, first_s=5, longest_s=60, trial_successes=2)
+
+
+def up(ejection: Ejection = EJECTION) -> Standing:
+    """An engine that works, since 0."""
+    standing = Standing(RULES, ejection, now=0.0)
+    standing.good_probe(0.0)
+    return standing
+
+
+def fail(standing: Standing, times: int, now: float, *, can_be_spared: bool = True) -> list[bool]:
+    return [standing.failed("timeout", now, can_be_spared=can_be_spared) for _ in range(times)]
+
+
+def test_failed_requests_in_a_row_take_it_out_whatever_probes_say() -> None:
+    standing = up()
+    assert fail(standing, 3, 1.0) == [False, False, True]
+    assert (standing.state, standing.usable, standing.why) == (State.EJECTED, False, "timeout, 3 in a row")
+    assert not standing.good_probe(5.9)
+    assert standing.good_probe(6.0)
+    assert (standing.state, standing.usable) == (State.TRIAL, True)
+
+
+def test_a_good_request_between_them_counts() -> None:
+    standing = up()
+    fail(standing, 2, 1.0)
+    standing.worked(1.0)
+    assert fail(standing, 2, 1.0) == [False, False]
+
+
+def test_one_that_cannot_be_spared_stays() -> None:
+    standing = up()
+    assert not any(fail(standing, 9, 1.0, can_be_spared=False))
+    assert fail(standing, 1, 1.0) == [True]
+
+
+def test_refused_connections_in_a_row_are_a_dead_engine() -> None:
+    standing = up()
+    assert [standing.refused(1.0) for _ in range(3)] == [False, False, True]
+    assert (standing.state, standing.why) == (State.DOWN, "connections are refused")
+    assert [standing.good_probe(2.0), standing.good_probe(2.5)] == [False, True]
+    assert standing.state is State.UP
+
+
+def test_a_trial_ends_with_its_second_success() -> None:
+    standing = up()
+    fail(standing, 3, 0.0)
+    standing.good_probe(5.0)
+    assert [standing.worked(5.0), standing.worked(5.1)] == [False, True]
+    assert standing.state is State.UP
+
+
+def test_on_trial_there_is_one_request_at_a_time() -> None:
+    standing = up()
+    fail(standing, 3, 0.0)
+    standing.good_probe(5.0)
+    standing.on_trial += 1
+    assert not standing.usable
+    standing.on_trial -= 1
+    assert standing.usable
+
+
+def test_each_failed_trial_doubles_the_time_out_up_to_the_longest() -> None:
+    standing, now, times = up(), 0.0, []
+    fail(standing, 3, now)
+    for _ in range(6):
+        began = now
+        while not standing.good_probe(now):
+            now += 0.5
+        times.append(now - began)
+        assert standing.failed("timeout", now, can_be_spared=False)
+    assert times == [5, 10, 20, 40, 60, 60]
+
+
+def test_one_that_worked_for_long_begins_anew() -> None:
+    standing = up()
+    fail(standing, 3, 0.0)
+    standing.good_probe(5.0)
+    standing.failed("timeout", 5.0, can_be_spared=True)
+    standing.good_probe(15.0)
+    standing.worked(15.0)
+    standing.worked(15.0)
+    fail(standing, 3, 75.0)
+    assert not standing.good_probe(79.9)
+    assert standing.good_probe(80.0)
+
+
+@pytest.mark.parametrize("state", [State.EJECTED, State.TRIAL])
+def test_bad_probes_still_take_it_down(state: State) -> None:
+    standing = up()
+    fail(standing, 3, 0.0)
+    if state is State.TRIAL:
+        standing.good_probe(5.0)
+    assert [standing.bad_probe("no answer", 6.0) for _ in range(3)] == [False, False, True]
+    assert standing.state is State.DOWN
+
+
+EVENTS = st.lists(st.sampled_from(["good", "bad", "worked", "refused", "failed", "spared"]), max_size=60)
+
+
+@given(EVENTS, st.floats(0.1, 5))
+def test_whatever_happens_good_probes_and_requests_bring_it_back(events: list[str], step_s: float) -> None:
+    standing, now = up(), 0.0
+    for event in events:
+        now += step_s
+        before = standing.state
+        match event:
+            case "good":
+                changed = standing.good_probe(now)
+            case "bad":
+                changed = standing.bad_probe("no", now)
+            case "worked":
+                changed = standing.worked(now)
+            case "refused":
+                changed = standing.refused(now)
+            case _:
+                changed = standing.failed("timeout", now, can_be_spared=event == "spared")
+        assert changed == (standing.state is not before) or (changed and before is State.TRIAL)
+        assert State.UNKNOWN is not standing.state
+    for _ in range(200):
+        now += 0.5
+        standing.good_probe(now)
+        if standing.usable:
+            standing.worked(now)
+    assert standing.state is State.UP

@@ -5,7 +5,8 @@ from router.engines import PLAIN
 from router.errors import Outcome, Unavailable
 from router.exchange.events import EventStream
 from router.fleet.fleet import Fleet
-from router.settings import Admission, Role
+from router.fleet.pairs import Pairs
+from router.settings import Admission, PairRules, Role
 from router.telemetry.events import GAPS_PER_BATCH, Journey, RouteKind
 from router.telemetry.metrics import FleetMetrics, RequestMetrics
 from tests.support.builders import MODEL, a_backend
@@ -113,18 +114,34 @@ def test_releases_are_counted_by_reason() -> None:
     assert told.value("kv_stranded_total", reason="timeout") == 1
 
 
+def test_a_further_try_is_counted_and_the_decision_only_once() -> None:
+    told = Told()
+    journey = told.journey()
+    journey.chosen(RouteKind.DISAGGREGATED, "novel_prompt", "d:1", "p:1")
+    journey.retried("prefill", "connection_lost")
+    journey.chosen(RouteKind.DISAGGREGATED, "novel_prompt", "d:1", "p:2")
+    journey.settled(Outcome.OK, 200)
+    assert told.value("retries_total", pool="prefill", reason="connection_lost") == 1
+    assert told.value("decisions_total", route="disaggregated", reason="novel_prompt") == 1
+
+
 def test_gauges_are_read_from_the_fleet() -> None:
     registry = CollectorRegistry()
     up, down = a_backend(Role.DECODE, 1, requests=2, tokens=30), a_backend(Role.PREFILL, 2, up=False)
     permits = Permits(Admission(decode_permits=5, prefill_permits=0))
     permits.take(up)
-    registry.register(FleetMetrics(Fleet([up, down]), permits))
+    pairs = Pairs(PairRules(failures=1))
+    pairs.failed("p:1", "d:1", 0.0)
+    registry.register(FleetMetrics(Fleet([up, down]), permits, pairs, lambda: 1.0))
 
     def value(name: str, **labels: str) -> float | None:
         return registry.get_sample_value(f"pd_router_{name}", labels)
 
     assert value("backend_up", pool="decode", backend="127.0.0.1:1") == 1
     assert value("backend_up", pool="prefill", backend="127.0.0.1:2") == 0
+    assert value("backend_state", pool="decode", backend="127.0.0.1:1", state="up") == 1
+    assert value("backend_state", pool="prefill", backend="127.0.0.1:2", state="up") == 0
+    assert value("quarantined_pairs") == 1
     assert value("inflight_requests", pool="decode", backend="127.0.0.1:1") == 2
     assert value("inflight_tokens", pool="decode", backend="127.0.0.1:1") == 30
     assert value("permits", pool="decode", state="taken") == 1

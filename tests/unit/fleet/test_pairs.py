@@ -1,0 +1,72 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from router.fleet.pairs import Pairs
+from router.settings import PairRules
+
+RULES = PairRules(failures=2, quarantine_s=60)
+
+
+@pytest.fixture
+def pairs() -> Pairs:
+    return Pairs(RULES)
+
+
+def test_one_failure_is_forgiven(pairs: Pairs) -> None:
+    assert not pairs.failed("p", "d", 0)
+    assert pairs.usable("p", "d", 0)
+
+
+def test_two_soon_after_each_other_are_not(pairs: Pairs) -> None:
+    pairs.failed("p", "d", 0)
+    assert pairs.failed("p", "d", 59)
+    assert not pairs.usable("p", "d", 60)
+    assert pairs.usable("p", "e", 60)
+    assert pairs.usable("q", "d", 60)
+    assert list(pairs.quarantined(60)) == [{"prefill": "p", "decode": "d", "for_s": 59}]
+    assert repr(pairs) == "<Pairs 1 quarantined>"
+
+
+def test_two_far_apart_are(pairs: Pairs) -> None:
+    pairs.failed("p", "d", 0)
+    assert not pairs.failed("p", "d", 61)
+    assert pairs.usable("p", "d", 61)
+
+
+def test_a_quarantine_ends(pairs: Pairs) -> None:
+    pairs.failed("p", "d", 0)
+    pairs.failed("p", "d", 1)
+    assert not pairs.usable("p", "d", 60.9)
+    assert pairs.usable("p", "d", 61)
+    assert list(pairs.quarantined(61)) == []
+
+
+def test_a_success_between_them_counts(pairs: Pairs) -> None:
+    pairs.failed("p", "d", 0)
+    pairs.worked("p", "d")
+    assert not pairs.failed("p", "d", 1)
+
+
+def test_a_new_engine_has_no_past(pairs: Pairs) -> None:
+    for now in (0, 1):
+        pairs.failed("p", "d", now)
+        pairs.failed("p", "e", now)
+    pairs.forget("d")
+    assert pairs.usable("p", "d", 2)
+    assert not pairs.usable("p", "e", 2)
+
+
+@given(st.lists(st.tuples(st.sampled_from(["fail", "work"]), st.floats(0, 30)), max_size=40))
+def test_no_pair_is_left_alone_for_longer_than_its_time_after_the_last_failure(
+    events: list[tuple[str, float]],
+) -> None:
+    pairs, now, last = Pairs(RULES), 0.0, 0.0
+    for event, pause_s in events:
+        now += pause_s
+        if event == "fail":
+            pairs.failed("p", "d", now)
+            last = now
+        else:
+            pairs.worked("p", "d")
+    assert pairs.usable("p", "d", last + RULES.quarantine_s)
