@@ -26,7 +26,7 @@ done; \
 "$$found" -c 'import ensurepip, venv' 2>/dev/null || { echo "$$found has no venv module; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
 endef
 
-.PHONY: help run run-vllm test test-vllm check bench lock clean
+.PHONY: help run run-vllm test test-faults test-vllm check bench lock clean
 
 help: ## this list
 	@echo "make TARGET [PORT=8000] [OPS_PORT=8001] [ARGS=...] [PYTHON=...] [VENV=.venv]"
@@ -40,6 +40,9 @@ run-vllm: $(VENV)/.dev ## real vLLM engines on the CPU with NIXL, and the gatewa
 
 test: $(VENV)/.dev ## unit and integration tests, with the coverage gate; needs no engine
 	@$(python) -m pytest --cov --cov-report=term $(ARGS)
+
+test-faults: $(VENV)/.dev ## what each fault of an engine costs the clients, as a table
+	@$(python) -m pytest tests/faults $(ARGS)
 
 test-vllm: $(VENV)/.dev ## acceptance tests against real vLLM engines
 	@$(python) -m pytest tests/vllm $(ARGS)

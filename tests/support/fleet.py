@@ -168,6 +168,11 @@ class FleetProcess:
 
     members: Sequence[Member]
     client: httpx.AsyncClient
+    process: asyncio.subprocess.Process
+
+    def kill(self) -> None:
+        """SIGKILL: the engines are gone without a word."""
+        self.process.kill()
 
     async def ledgers(self) -> list[dict[str, Any]]:
         """What every engine has handed out and holds, in the order of `members`."""
@@ -194,7 +199,7 @@ async def fleet_process(*configs: SimConfig) -> AsyncIterator[FleetProcess]:
     try:
         told = orjson.loads(await process.stdout.readline())
         async with httpx.AsyncClient(timeout=30, trust_env=False) as client:
-            yield FleetProcess([Member(**member) for member in told], client)
+            yield FleetProcess([Member(**member) for member in told], client, process)
     finally:
         await process.communicate(b"")  # the end of its standard input
 
