@@ -14,13 +14,16 @@ import httpx
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
+from router.admission.line import Line
 from router.admission.permits import Permits
 from router.edge.body_memory import BodyMemory
 from router.edge.census import Census, connections_for, file_limit, raise_file_limit
 from router.edge.client import Limits
+from router.edge.controls import controls
 from router.edge.data import DataApp
 from router.edge.guarded import Guards
 from router.edge.operations import operations_app
+from router.edge.operators import Operators
 from router.edge.readiness import Readiness
 from router.edge.request_ids import RequestIds
 from router.edge.server import Listener, listen, listener, url_of
@@ -36,9 +39,9 @@ from router.fleet.pairs import Pairs
 from router.fleet.probes import Prober
 from router.gateway import Gateway
 from router.json_bounds import JsonBounds
-from router.retries import Retries
+from router.retries import Notice, Retries
 from router.routing.choose import Chooser, same_group
-from router.settings import Settings, engine_key
+from router.settings import Ops, Settings, engine_key, operators_token
 from router.supervision import Tasks
 from router.telemetry.edge import EdgeMetrics
 from router.telemetry.logs import AccessLog, Lines, configure
@@ -62,6 +65,7 @@ class App:
     fleet: Fleet
     pairs: Pairs
     permits: Permits
+    line: Line
     connections: Connections
     releases: Releases
     readiness: Readiness
@@ -83,13 +87,20 @@ def build(settings: Settings, log_lines: Lines | None = None) -> App:
     registry = CollectorRegistry()
     metrics = RequestMetrics(registry)
     fleet = Fleet([_backend(settings, i) for i in range(len(settings.backends))])
-    permits = Permits(settings.admission)
+    line = Line(settings.admission, clock)
+    permits = Permits(settings.admission, line)
     pairs = Pairs(settings.pairs)
-    registry.register(FleetMetrics(fleet, permits, pairs, clock))
+    registry.register(FleetMetrics(fleet, permits, line, pairs, clock))
     connections = Connections(settings.timeouts.connect_s)
     releases = Releases(connections, settings.handoff, metrics)
+
+    def notice(backend: Backend) -> None:
+        _log_standing(backend)
+        for model in backend.models:  # who waits for it may go now, or need not wait any more
+            line.call_next(model, backend.role)
+
     client = httpx.AsyncClient(transport=EngineTransport(connections), trust_env=False)
-    prober = Prober(fleet, client, settings.probes, clock=clock, notice=_log_standing, rng=rng)
+    prober = Prober(fleet, client, settings.probes, clock=clock, notice=notice, rng=rng)
     exchange = Exchange(
         connections, releases, settings.timeouts, max_answer_bytes=settings.edge.max_answer_bytes, clock=clock
     )
@@ -99,23 +110,14 @@ def build(settings: Settings, log_lines: Lines | None = None) -> App:
         rng,
         lambda prefill, decode: same_group(prefill, decode) and pairs.usable(prefill.id, decode.id, clock()),
     )
-    retries = Retries(
-        fleet=fleet,
-        pairs=pairs,
-        rules=settings.retries,
-        fails_without_prefill=settings.routing.on_prefill_unavailable == "fail",
-        total_s=settings.timeouts.total_s,
-        clock=clock,
-        rng=rng,
-        notice=_log_standing,
-        budgets={leg: RetryBudget(settings.retries) for leg in Leg},
-    )
     gateway = Gateway(
         fleet=fleet,
         chooser=chooser,
         permits=permits,
+        line=line,
+        queue_timeout_s=settings.admission.queue_timeout_s,
         exchange=exchange,
-        retries=retries,
+        retries=_retries(settings, fleet, pairs, rng, notice),
         observers=(metrics,) if log_lines is None else (metrics, AccessLog(log_lines)),
         clock=clock,
         strip_engine_fields=settings.edge.strip_engine_fields,
@@ -130,6 +132,7 @@ def build(settings: Settings, log_lines: Lines | None = None) -> App:
         fleet=fleet,
         pairs=pairs,
         permits=permits,
+        line=line,
         connections=connections,
         releases=releases,
         readiness=readiness,
@@ -137,12 +140,33 @@ def build(settings: Settings, log_lines: Lines | None = None) -> App:
         data=DataApp(
             gateway, fleet, Limits(settings.edge.max_body_bytes, settings.timeouts.write_stall_s, bodies), ids
         ),
-        operations=operations_app(fleet, pairs, readiness, registry, clock),
+        operations=operations_app(
+            fleet, pairs, readiness, registry, controls(fleet, chooser, _operators(settings.ops), clock), clock
+        ),
         registry=registry,
         data_guards=data_guards,
         operations_guards=operations_guards,
         loop_lag=LoopLag(registry),
     )
+
+
+def _retries(settings: Settings, fleet: Fleet, pairs: Pairs, rng: random.Random, notice: Notice) -> Retries:
+    return Retries(
+        fleet=fleet,
+        pairs=pairs,
+        rules=settings.retries,
+        fails_without_prefill=settings.routing.on_prefill_unavailable == "fail",
+        total_s=settings.timeouts.total_s,
+        clock=time.monotonic,
+        rng=rng,
+        notice=notice,
+        budgets={leg: RetryBudget(settings.retries) for leg in Leg},
+    )
+
+
+def _operators(ops: Ops) -> Operators:
+    token = operators_token(ops)
+    return Operators(ops.host, token.get_secret_value() if token else None)
 
 
 def _guards(settings: Settings, metrics: EdgeMetrics, ids: RequestIds) -> tuple[Guards, Guards]:

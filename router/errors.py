@@ -4,6 +4,7 @@
       ClientFault          the request cannot be served as it stands
         InvalidRequest       400, names the field
         UnknownModel         404
+        NotAllowed           401, 403
         NotFound             404, no such path
         MethodNotAllowed     405
         UnsupportedMedia     415
@@ -82,6 +83,16 @@ class UnknownModel(ClientFault):
 
     status = 404
     code = "model_not_found"
+
+
+class NotAllowed(ClientFault):
+    """Who asks has not shown that it may."""
+
+    code = "not_allowed"
+
+    def __init__(self, message: str, *, status: int = 403) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class NotFound(ClientFault):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from router.admission.grant import Grant
+from router.admission.line import Line
 from router.admission.permits import Permits
 from router.call import DEFAULT_BOUNDS, Api, Call, Trace, understand
 from router.errors import EngineFault, Outcome, RequestError, Unavailable, UnknownModel
@@ -16,6 +17,7 @@ from router.json_bounds import JsonBounds, loads
 from router.retries import Retries, Tries
 from router.routing.choose import Chooser
 from router.routing.route import Route, Shortage
+from router.settings import Role
 from router.telemetry.events import Clock, Journey, Observer
 
 LONG_BODY_BYTES = 256 << 10
@@ -40,6 +42,8 @@ class Gateway:
     fleet: Fleet
     chooser: Chooser
     permits: Permits
+    line: Line
+    queue_timeout_s: float
     exchange: Exchange
     retries: Retries
     observers: tuple[Observer, ...]
@@ -68,12 +72,13 @@ class Gateway:
 
     async def _served(self, call: Call, client: Connected, tries: Tries, journey: Journey) -> bool:
         """One try. False when it failed before an answer began and another is due."""
-        route = self._choose(call, tries, journey)
+        route = await self._place(call, tries, journey)
         try:
             with Grant(self.permits, route.decode, route.prefill, call.prompt_tokens) as grant:  # admit, lease
                 journey.chosen(route.kind, route.reason, route.decode.id, route.prefill.id if route.prefill else None)
                 legs = Legs(route.decode, route.prefill, grant.settle_prefill)
                 async with self.exchange.open(call, legs, journey) as opened:
+                    grant.answer_began()
                     self.retries.worked(route, journey)
                     await relay(opened, client, journey)
         except EngineFault as fault:
@@ -89,8 +94,26 @@ class Gateway:
             await asyncio.sleep(0)
         return understand(api, fields, client.trace, strip_engine_fields=self.strip_engine_fields)
 
-    def _choose(self, call: Call, tries: Tries, journey: Journey) -> Route:
-        """The route of a call, or the reason why there is none, as the client is told."""
+    async def _place(self, call: Call, tries: Tries, journey: Journey) -> Route:
+        """A route with room, to be taken in the same tick; waits in line for one where that may help."""
+        since, waited = self.clock(), False
+        while True:
+            try:
+                route = self._choose(call, tries, journey)
+            except Unavailable:
+                self.line.call_next(call.model, Role.DECODE)  # they are all to hear of it
+                raise
+            if isinstance(route, Route) and (waited or self.line.is_empty(call.model, Role.DECODE)):
+                break
+            await self.line.wait(call.model, Role.DECODE, since + self.queue_timeout_s, first=waited)
+            waited = True
+        if waited:
+            journey.queued(Role.DECODE, self.clock() - since)
+            self.line.call_next(call.model, Role.DECODE)
+        return route
+
+    def _choose(self, call: Call, tries: Tries, journey: Journey) -> Route | Shortage:
+        """The route of a call, or the pool that has no room for it now. Raises what the client is told else."""
         journey.stream, journey.prompt_tokens = call.stream, call.prompt_tokens
         snapshot = self.fleet.snapshot(call.model, tries.avoid)
         if not snapshot.known:
@@ -99,7 +122,6 @@ class Gateway:
         route = self.chooser.choose(call, snapshot, local=tries.local)
         if isinstance(route, Shortage):
             journey.reason = route.reason
-            raise Unavailable(
-                f"no {route.pool} engine is {'free' if route.saturated else 'available'}", code=route.reason
-            )
+            if not route.saturated:
+                raise Unavailable(f"no {route.pool} engine is available", code=route.reason)
         return route

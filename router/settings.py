@@ -60,6 +60,7 @@ def _origin(url: str) -> str:
 Origin = Annotated[str, AfterValidator(_origin)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 Seconds = Annotated[float, Field(gt=0, le=86400)]
+Mode = Literal["auto", "local", "disaggregated"]
 PolicyName = Literal["round_robin", "least_loaded", "power_of_two"]
 
 
@@ -81,6 +82,10 @@ class Ops(Section):
 
     host: str = Field("127.0.0.1", description="Address of the operations listener; loopback, as it has no key.")
     port: Port = Field(8001, description="Port of the operations listener; 0 takes a free one.")
+    token_env: str | None = Field(
+        None,
+        description="Environment variable with the token that changes need; without it they are for loopback only.",
+    )
 
 
 class BackendSettings(Section):
@@ -103,7 +108,7 @@ class BackendSettings(Section):
 class Routing(Section):
     """When a request is disaggregated, and how an engine is picked."""
 
-    mode: Literal["auto", "local", "disaggregated"] = Field(
+    mode: Mode = Field(
         "auto", description="`auto` applies the rule; `local` and `disaggregated` force one way where it is possible."
     )
     prefill_policy: PolicyName = Field("least_loaded", description="Exact accounting beats sampling in one gateway.")
@@ -121,9 +126,15 @@ class Routing(Section):
     long_prompt_tokens: int = Field(
         8192, ge=1, description="Prompts this long are disaggregated even below min_concurrency."
     )
-    on_prefill_unavailable: Literal["local", "fail"] = Field(
-        "local",
-        description="Without a usable prefill engine: `local` lets decode compute the prompt, `fail` answers 503.",
+    local_prefill_budget_tokens: int = Field(
+        8192,
+        ge=0,
+        description="Prompt tokens that a decode engine may compute at once in prefill's stead; more stall streams.",
+    )
+    on_prefill_unavailable: Literal["local_if_small", "local", "fail"] = Field(
+        "local_if_small",
+        description="Without a usable prefill engine: `local` lets decode compute every prompt, `local_if_small` those "
+        "within local_prefill_budget_tokens, `fail` none; the others are answered with 503.",
     )
 
 
@@ -159,6 +170,10 @@ class Admission(Section):
     prefill_permits: int = Field(
         64, ge=0, description="Requests per prefill engine; more only wait inside it; 0: no limit."
     )
+    queue_size: int = Field(
+        1024, ge=0, description="Requests of one model that may wait for a pool; 0: none, over capacity is 503 at once."
+    )
+    queue_timeout_s: Seconds = Field(10, description="Longest wait; who would wait longer is told 503 at once.")
 
 
 class Probes(Section):
@@ -340,6 +355,8 @@ def load(
         raise SettingsError([*faults, f"environment: {error}: a JSON value is expected there"]) from None
     backends, flag_faults = _added_backends(added, len(settings.backends))
     faults += [*flag_faults, *_backend_faults((*settings.backends, *backends), environ)]
+    if settings.ops.token_env and not environ.get(settings.ops.token_env):
+        faults.append(f"ops.token_env: the environment variable {settings.ops.token_env} is not set")
     if faults:
         raise SettingsError(faults)
     return Settings.model_construct(**dict(settings) | {"backends": (*settings.backends, *backends)})
@@ -349,6 +366,12 @@ def engine_key(backend: BackendSettings, environ: Mapping[str, str] | None = Non
     """The API key of an engine, read from the variable that `key_env` names; None when it needs none."""
     environ = os.environ if environ is None else environ
     return SecretStr(environ[backend.key_env]) if backend.key_env else None
+
+
+def operators_token(ops: Ops, environ: Mapping[str, str] | None = None) -> SecretStr | None:
+    """The token that changes need, read from the variable that `token_env` names; None when there is none."""
+    environ = os.environ if environ is None else environ
+    return SecretStr(environ[ops.token_env]) if ops.token_env else None
 
 
 def effective(settings: Settings) -> str:

@@ -17,7 +17,7 @@ class Grant:
     """
 
     def __init__(self, permits: Permits, decode: Backend, prefill: Backend | None, prompt_tokens: int) -> None:
-        self._decode = (permits.take(decode), decode.lease(prompt_tokens))
+        self._decode = (permits.take(decode), decode.lease(prompt_tokens, local=prefill is None))
         self._prefill: tuple[Permit, Lease] | None = None
         if prefill is not None:
             self._prefill = (permits.take(prefill), prefill.lease(prompt_tokens))
@@ -26,6 +26,10 @@ class Grant:
         """The prefill leg is over."""
         if self._prefill is not None:
             _give_back(self._prefill, outcome)
+
+    def answer_began(self) -> None:
+        """The engine that answers has the prompt computed."""
+        self._decode[1].prompt_computed()
 
     def settle(self, outcome: Outcome) -> None:
         """The request is over."""

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 
+from router.admission.line import Line
 from router.fleet.backend import Backend
 from router.settings import Admission, Role
 
@@ -10,29 +11,32 @@ from router.settings import Admission, Role
 class Permit:
     """The right to one request on one engine; given back once, by whoever holds it."""
 
-    __slots__ = ("_taken", "backend", "open")
+    __slots__ = ("_permits", "backend", "open")
 
-    def __init__(self, taken: dict[Backend, int], backend: Backend) -> None:
+    def __init__(self, permits: "Permits", backend: Backend) -> None:
         self.backend = backend
         self.open = True
-        self._taken = taken
-        taken[backend] = taken.get(backend, 0) + 1
+        self._permits = permits
 
     def release(self) -> None:
         """Give the permit back; a second time does nothing."""
         if not self.open:
             return
         self.open = False
-        self._taken[self.backend] -= 1
+        self._permits.back(self.backend)
 
     def __repr__(self) -> str:
         return f"<Permit {self.backend.id} {'open' if self.open else 'released'}>"
 
 
 class Permits:
-    """Counts permits per engine against the limit of its pool; a limit of 0 is none."""
+    """Counts permits per engine against the limit of its pool; a limit of 0 is none.
 
-    def __init__(self, settings: Admission) -> None:
+    `line` hears of those that are given back.
+    """
+
+    def __init__(self, settings: Admission, line: Line | None = None) -> None:
+        self._line = line
         self._limits: Mapping[Role, int] = {
             Role.PREFILL: settings.prefill_permits,
             Role.DECODE: settings.decode_permits,
@@ -48,7 +52,14 @@ class Permits:
     def take(self, backend: Backend) -> Permit:
         """A permit for an engine that has room."""
         assert self.has_room(backend), f"no permit left for {backend!r}"
-        return Permit(self._taken, backend)
+        self._taken[backend] = self._taken.get(backend, 0) + 1
+        return Permit(self, backend)
+
+    def back(self, backend: Backend) -> None:
+        """A permit has been given back."""
+        self._taken[backend] -= 1
+        if self._line is not None and self._limits[backend.role]:
+            self._line.freed(backend.models, backend.role)
 
     def taken(self, backend: Backend) -> int:
         """Permits out for one engine."""

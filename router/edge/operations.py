@@ -1,21 +1,24 @@
-"""The operations listener: metrics, health and the fleet as it stands. It has no key, so it stays on loopback."""
+"""The operations listener: metrics, health, the fleet as it stands, and what may be changed of it."""
 
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import APIRouter, FastAPI, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
 from router import __version__
+from router.edge import replies
 from router.edge.readiness import Readiness
+from router.errors import InvalidRequest, RequestError
 from router.fleet.fleet import Fleet
 from router.fleet.pairs import Pairs
 from router.telemetry.events import Clock
 
 
 def operations_app(
-    fleet: Fleet, pairs: Pairs, readiness: Readiness, registry: CollectorRegistry, clock: Clock
+    fleet: Fleet, pairs: Pairs, readiness: Readiness, registry: CollectorRegistry, controls: APIRouter, clock: Clock
 ) -> FastAPI:
     """The application of the operations listener."""
     app = FastAPI(title="pd-router operations", version=__version__, docs_url=None, redoc_url=None)
@@ -29,7 +32,8 @@ def operations_app(
     async def ready() -> JSONResponse:
         """Requests can be served: 200, or 503 with the reasons why not."""
         reasons = readiness.reasons_against()
-        return JSONResponse({"ready": not reasons, "reasons": reasons}, 503 if reasons else 200)
+        told = {"ready": not reasons, "reasons": reasons, "notes": readiness.notes()}
+        return JSONResponse(told, 503 if reasons else 200)
 
     @app.get("/fleet")
     async def fleet_now() -> dict[str, Any]:
@@ -42,4 +46,15 @@ def operations_app(
         encode, content_type = choose_encoder(request.headers.get("accept", ""))
         return Response(encode(registry), media_type=content_type)
 
+    @app.exception_handler(RequestError)
+    async def failed(_: Request, error: RequestError) -> Response:
+        return Response(replies.error_body(error), error.status, media_type="application/json")
+
+    @app.exception_handler(RequestValidationError)
+    async def refused(_: Request, error: RequestValidationError) -> Response:
+        fault = error.errors()[0]
+        where = ".".join(str(part) for part in fault["loc"][1:])
+        return await failed(_, InvalidRequest(f"{where}: {fault['msg']}", param=where or None))
+
+    app.include_router(controls)
     return app

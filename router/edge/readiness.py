@@ -18,3 +18,8 @@ class Readiness:
         if not self._fleet.ready:
             reasons.append("no usable engine that can answer")
         return reasons
+
+    def notes(self) -> list[str]:
+        """What does not keep requests away but should not last."""
+        missing = self._fleet.without_prefill
+        return ["no usable prefill engine: decode computes prompts, or they are answered with 503"] if missing else []

@@ -64,9 +64,12 @@ class Backend:
         """How to speak to it as one of a prefill and decode pair."""
         return PAIRED[self.settings.engine]
 
-    def lease(self, tokens: int) -> Lease:
-        """Count one request of `tokens` prompt tokens against it until the lease is settled."""
-        return Lease(self, tokens)
+    def lease(self, tokens: int, *, local: bool = False) -> Lease:
+        """Count one request of `tokens` prompt tokens against it until the lease is settled.
+
+        `local`: the engine answers, and computes the prompt itself.
+        """
+        return Lease(self, tokens, local=local)
 
     def describe(self, now: float) -> dict[str, Any]:
         """The facts of `/fleet`."""
@@ -79,9 +82,11 @@ class Backend:
             "models": {name: card.max_model_len for name, card in self.models.items()},
             "state": self.standing.state.value,
             "why": self.standing.why,
+            "drained": self.standing.drained,
             "since_s": round(now - self.standing.since, 1),
             "inflight_requests": self.load.requests,
             "inflight_tokens": self.load.tokens,
+            "local_tokens": self.load.local_tokens,
             "kv_peers": {engine: f"{host}:{port}" for engine, (host, port) in self.kv_peers.items()},
         }
 

@@ -14,10 +14,12 @@ class Snapshot:
     """The usable engines of one model, pool by pool, at one moment.
 
     Their loads are read live: choosing and granting happen without an await in between, so nothing moves meanwhile.
-    `known` tells whether any engine serves the model, usable or not; `inflight` counts the whole fleet's requests.
+    `known` tells whether any engine serves the model, usable or not, `prefill_known` whether a prefill engine does;
+    `inflight` counts the whole fleet's requests.
     """
 
     known: bool
+    prefill_known: bool
     prefill: Sequence[Backend]
     decode: Sequence[Backend]
     aggregated: Sequence[Backend]
@@ -36,6 +38,7 @@ class Fleet:
         usable = [b for b in serving if b.standing.usable and b not in avoid]
         return Snapshot(
             known=bool(serving),
+            prefill_known=any(b.role is Role.PREFILL for b in serving),
             prefill=[b for b in usable if b.role is Role.PREFILL],
             decode=[b for b in usable if b.role is Role.DECODE],
             aggregated=[b for b in usable if b.role is Role.AGGREGATED],
@@ -83,6 +86,12 @@ class Fleet:
     def ready(self) -> bool:
         """Whether at least one engine that can answer is usable and knows a model."""
         return any(b.standing.usable and b.models for b in self.backends if b.role is not Role.PREFILL)
+
+    @property
+    def without_prefill(self) -> bool:
+        """Whether there are prefill engines and none of them is usable."""
+        prefill = [b for b in self.backends if b.role is Role.PREFILL]
+        return bool(prefill) and not any(b.standing.usable for b in prefill)
 
     def describe(self, now: float) -> dict[str, Any]:
         """The facts of `/fleet`: pools with their engines."""

@@ -17,22 +17,30 @@ if TYPE_CHECKING:
 class Lease:
     """One request on one backend; a context manager that settles by how its block ended, unless settled before."""
 
-    __slots__ = ("_tokens", "_trial", "backend", "outcome")
+    __slots__ = ("_local_tokens", "_tokens", "_trial", "backend", "outcome")
 
-    def __init__(self, backend: "Backend", tokens: int) -> None:
+    def __init__(self, backend: "Backend", tokens: int, *, local: bool = False) -> None:
         self.backend = backend
         self.outcome: Outcome | None = None
         self._tokens = tokens
+        self._local_tokens = tokens if local else 0
+        backend.load.local_tokens += self._local_tokens
         self._trial = backend.standing.state is State.TRIAL
         backend.standing.on_trial += self._trial
         backend.load.requests += 1
         backend.load.tokens += tokens
+
+    def prompt_computed(self) -> None:
+        """The answer has begun: what is left is a stream among others."""
+        self.backend.load.local_tokens -= self._local_tokens
+        self._local_tokens = 0
 
     def settle(self, outcome: Outcome) -> None:
         """The engine is done with the request."""
         if self.outcome is not None:
             return
         self.outcome = outcome
+        self.prompt_computed()
         self.backend.standing.on_trial -= self._trial
         self.backend.load.requests -= 1
         self.backend.load.tokens -= self._tokens

@@ -5,7 +5,11 @@ from dataclasses import dataclass
 
 @dataclass(slots=True)
 class Load:
-    """Requests in flight and their prompt tokens (estimated)."""
+    """Requests in flight and their prompt tokens (estimated).
+
+    `local_tokens` are those of prompts that the engine computes beside its streams, until their answers begin.
+    """
 
     requests: int = 0
     tokens: int = 0
+    local_tokens: int = 0

@@ -43,14 +43,15 @@ class Standing:
         self._ejected_until = 0.0
         self._ejection_s = ejection.first_s
         self.on_trial = 0
+        self.drained = False
         self.state = State.UNKNOWN
         self.since = now
         self.why = "not probed yet"
 
     @property
     def usable(self) -> bool:
-        """Whether a request may be sent to it."""
-        return self.state is State.UP or (self.state is State.TRIAL and not self.on_trial)
+        """Whether a request may be sent to it. One that an operator has drained only finishes what it has."""
+        return not self.drained and (self.state is State.UP or (self.state is State.TRIAL and not self.on_trial))
 
     # Probes
 

@@ -9,7 +9,7 @@ from router.fleet.fleet import Snapshot
 from router.routing.disaggregation import Pools, Reason, decide
 from router.routing.policies import policy
 from router.routing.route import Route, Shortage
-from router.settings import Role, Routing
+from router.settings import Mode, Role, Routing
 from router.telemetry.events import RouteKind
 
 Room = Callable[[Backend], bool]
@@ -35,6 +35,15 @@ class Chooser:
         self._prefill_policy = policy(rules.prefill_policy, rng)
         self._decode_policy = policy(rules.decode_policy, rng)
 
+    @property
+    def mode(self) -> Mode:
+        """`routing.mode`, as it is now."""
+        return self._rules.mode
+
+    @mode.setter
+    def mode(self, mode: Mode) -> None:
+        self._rules = self._rules.model_copy(update={"mode": mode})
+
     def choose(self, call: Call, snapshot: Snapshot, *, local: bool = False) -> Route | Shortage:
         """The route of `call` over the engines of `snapshot`, or the pool that is short.
 
@@ -51,21 +60,34 @@ class Chooser:
             return Shortage(Role.PREFILL, saturated=False, reason=reason)
         return self._alone(call, decode, snapshot, reason)
 
+    def _has_budget(self, backend: Backend, call: Call) -> bool:
+        """Whether a decode engine may compute a prompt beside its streams that a prefill engine should have."""
+        return backend.load.local_tokens + call.prompt_tokens <= self._rules.local_prefill_budget_tokens
+
     def _disaggregated(self, call: Call, prefill: Sequence[Backend], decode: Sequence[Backend], reason: str) -> Route:
         first = self._prefill_policy.pick(prefill, call)
         second = self._decode_policy.pick([d for d in decode if self._pair_up(first, d)], call)
         return Route(RouteKind.DISAGGREGATED, second, first, reason)
 
-    def _alone(self, call: Call, decode: Sequence[Backend], snapshot: Snapshot, reason: str) -> Route | Shortage:
+    def _alone(self, call: Call, decode: Sequence[Backend], snapshot: Snapshot, reason: Reason) -> Route | Shortage:
         """One engine does both phases: an aggregated one if there is one with room, else a decode engine."""
         if aggregated := self._roomy(snapshot.aggregated):
             return Route(RouteKind.AGGREGATED, self._decode_policy.pick(aggregated, call), None, reason)
         able = [backend for backend in decode if backend.paired.decodes_alone]
+        if able and self._is_bounded(snapshot, reason):
+            able = [backend for backend in able if self._has_budget(backend, call)]
+            if not able:
+                return Shortage(Role.PREFILL, saturated=False, reason=Reason.PREFILL_UNAVAILABLE)
         if able:
             return Route(RouteKind.LOCAL, self._decode_policy.pick(able, call), None, reason)
         saturated = bool(snapshot.decode or snapshot.aggregated)
         why = Reason.DECODE_SATURATED if saturated else Reason.DECODE_UNAVAILABLE
         return Shortage(Role.DECODE, saturated=saturated, reason=why)
+
+    def _is_bounded(self, snapshot: Snapshot, reason: Reason) -> bool:
+        """Whether decode only stands in for prefill engines; a fleet that has none computes all prompts that way."""
+        stands_in = reason in (Reason.PREFILL_UNAVAILABLE, Reason.HANDOVER_FAILED)
+        return stands_in and snapshot.prefill_known and self._rules.on_prefill_unavailable == "local_if_small"
 
     def _roomy(self, backends: Sequence[Backend]) -> list[Backend]:
         return [backend for backend in backends if self._has_room(backend)]

@@ -29,6 +29,7 @@ class RouteKind(StrEnum):
 class Stage(Enum):
     """The points of a request's life at which observers are called."""
 
+    QUEUED = auto()
     CHOSEN = auto()
     PREFILLED = auto()
     FELL_BACK = auto()
@@ -52,6 +53,8 @@ class Journey:
     prompt_tokens: int = 0
     route: RouteKind = RouteKind.NONE
     reason: str = ""
+    queue: str = ""
+    queue_s: float = 0.0
     prefill: str | None = None
     decode: str | None = None
     retries: int = 0
@@ -69,6 +72,11 @@ class Journey:
     outcome: Outcome | None = None
     status: int | None = None
     error: RequestError | None = None
+
+    def queued(self, pool: str, wait_s: float) -> None:
+        """The request had to wait for room in a pool."""
+        self.queue, self.queue_s = pool, wait_s
+        self._show(Stage.QUEUED)
 
     def chosen(self, route: RouteKind, reason: str, decode: str, prefill: str | None) -> None:
         """A route was chosen and granted; a further one, after a failed try, is not shown again."""

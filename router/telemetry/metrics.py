@@ -11,6 +11,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from router.admission.line import Line
 from router.admission.permits import Permits
 from router.errors import Outcome
 from router.fleet.fleet import Fleet
@@ -29,6 +30,9 @@ INTER_TOKEN_BUCKETS_S = (0.0025, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0
 """Decode steps take 5 to 30 ms; what is above 100 ms is a stall by a prefill on the same engine."""
 
 REQUEST_BUCKETS_S = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 60, 120, 300, 600)
+
+QUEUE_BUCKETS_S = (0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+"""From a stream that just ends to the longest wait that anybody would set."""
 
 HANDOFF_BUCKETS_S = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
 """From RDMA in one rack to 8k tokens over a slow TCP path (2.3 s measured)."""
@@ -69,6 +73,9 @@ class RequestMetrics:
         )
         self._released = counter("kv_released", "Hand-overs given back to the prefill engine early.", ("reason",))
         self._stranded = counter("kv_stranded", "Hand-overs left to the engine's lease.", ("reason",))
+        self._queue_s = histogram(
+            "queue_seconds", "Waits for room in a pool, of requests that had to and got it.", ("pool",), QUEUE_BUCKETS_S
+        )
         by_route = ("model", "route")
         self._request_s = histogram(
             "request_seconds", "From a request's arrival to the end of its answer.", by_route, REQUEST_BUCKETS_S
@@ -98,6 +105,8 @@ class RequestMetrics:
     def observe(self, stage: Stage, journey: Journey) -> None:
         """Count what a journey's stage tells."""
         match stage:
+            case Stage.QUEUED:
+                self._queue_s.observe((journey.queue,), journey.queue_s)
             case Stage.CHOSEN:
                 self._decisions.inc(journey.route.value, journey.reason)
             case Stage.PREFILLED if journey.prefill_s is not None:
@@ -140,9 +149,10 @@ class RequestMetrics:
 class FleetMetrics(Collector):
     """Gauges that are read from the fleet when Prometheus asks, so that they cannot drift from it."""
 
-    def __init__(self, fleet: Fleet, permits: Permits, pairs: Pairs, clock: Clock) -> None:
+    def __init__(self, fleet: Fleet, permits: Permits, line: Line, pairs: Pairs, clock: Clock) -> None:
         self._fleet = fleet
         self._permits = permits
+        self._line = line
         self._pairs = pairs
         self._clock = clock
 
@@ -173,6 +183,15 @@ class FleetMetrics(Collector):
             permits.add_metric((role.value, "taken"), taken)
             permits.add_metric((role.value, "free"), free)
         yield permits
+        queue = GaugeMetricFamily(f"{PREFIX}_queue_depth", "Requests that wait for room in a pool.", labels=("pool",))
+        for role in Role:
+            queue.add_metric((role.value,), self._line.depth(role))
+        yield queue
+        yield GaugeMetricFamily(
+            f"{PREFIX}_local_tokens_inflight",
+            "Prompt tokens (estimated) that engines compute beside their streams.",
+            value=float(sum(backend.load.local_tokens for backend in self._fleet.backends)),
+        )
         yield GaugeMetricFamily(
             f"{PREFIX}_quarantined_pairs",
             "Pairs of engines that are left alone, as their hand-overs failed.",

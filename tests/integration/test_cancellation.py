@@ -14,6 +14,7 @@ from typing import Any
 import orjson
 import pytest
 
+from router.admission.line import Line
 from router.admission.permits import Permits
 from router.call import Api, Trace
 from router.edge.client import Presence
@@ -172,17 +173,21 @@ class Site:
         clock, rng = asyncio.get_running_loop().time, random.Random(1)
         self.engines = (prefill, decode)
         self.ends = Ends()
-        self.permits = Permits(Admission(prefill_permits=1, decode_permits=1))
+        rules = Admission(prefill_permits=1, decode_permits=1)
+        self.line = Line(rules, clock)
+        self.permits = Permits(rules, self.line)
         ports = [(one.config.role, int(one.url.rsplit(":", 1)[1])) for one in self.engines]
         self.fleet = Fleet([a_backend(role, port) for role, port in ports])
         self.connections = Connections(connect_s=1)
         self.releases = Releases(self.connections, HandoffSettings(), self.ends)
-        rules = Routing(mode="disaggregated" if disaggregated else "local")
+        routing = Routing(mode="disaggregated" if disaggregated else "local")
         self.gateway = Gateway(
             fleet=self.fleet,
             retries=a_retries(self.fleet, clock),
-            chooser=Chooser(rules, self.permits.has_room, rng),
+            chooser=Chooser(routing, self.permits.has_room, rng),
             permits=self.permits,
+            line=self.line,
+            queue_timeout_s=10,
             exchange=Exchange(self.connections, self.releases, Timeouts(), max_answer_bytes=1 << 20, clock=clock),
             observers=(self.ends, Cut(self.connections, decode)) if cut else (self.ends,),
             clock=clock,

@@ -1,15 +1,17 @@
 """Whole fleets in every shape: who serves when who is missing, full, broken or speaks nonsense."""
 
+import asyncio
 from typing import Any
 
 import pytest
 
 from router.call import Api
+from router.settings import Role
 from router.sim.engine import SimEngine
 from router.sim.faults import Fault
 from router.sim.spoiled import VARIANTS
 from tests.support.client import Reply, Verdict, ask, asker, judge, request
-from tests.support.fleet import Site, engine, site
+from tests.support.fleet import Site, engine, site, until
 
 MODEL = "sim-8b"
 LIVELY = {"interval_s": 0.05, "down_interval_s": 0.05, "down_after": 2}
@@ -183,10 +185,56 @@ async def test_a_decode_engine_that_has_just_gone_wastes_no_prefill() -> None:
         assert prefill.ledger.totals.requests == 0
 
 
+FULL = {"decode_permits": 1}
+
+
+async def test_who_finds_decode_full_waits_for_his_turn() -> None:
+    prefill, decode = engine("prefill"), engine("decode", time_scale=1.0, decode_step_s=0.01)
+    body = chat(stream=True)
+    async with site(prefill, decode, admission=FULL) as here, asyncio.TaskGroup() as group:
+        asked = [group.create_task(ask(here.url, body)) for _ in range(8)]
+        await until(lambda: here.app.line.depth(Role.DECODE) == 7, "seven to wait")
+        assert len(here.held()) == 4, "one request, its tokens, its permit and its connection"
+        assert {judge(await one, body) for one in asked} == {Verdict.RIGHT}
+        assert here.app.line.depth(Role.DECODE) == 0
+        assert await here.metric("pd_router_queue_seconds_count") == 7
+        assert decode.ledger.totals.requests == 8
+
+
+async def test_who_leaves_the_line_costs_the_others_nothing() -> None:
+    prefill, decode = engine("prefill"), engine("decode", time_scale=1.0, decode_step_s=0.01)
+    body = chat(stream=True)
+    async with site(prefill, decode, admission=FULL) as here, asker(here.url) as first:
+        first.send(request(Api.CHAT, body))
+        await first.read()
+        async with asker(here.url) as second, asyncio.TaskGroup() as group:
+            second.send(request(Api.CHAT, body))
+            await until(lambda: here.app.line.depth(Role.DECODE) == 1, "the second to wait")
+            third = group.create_task(ask(here.url, body))
+            await until(lambda: here.app.line.depth(Role.DECODE) == 2, "the third to wait")
+            second.reset()
+            await until(lambda: here.app.line.depth(Role.DECODE) == 1, "the second to leave", within_s=0.2)
+            assert judge(await third, body) is Verdict.RIGHT
+        assert judge(await first.read_all(), body) is Verdict.RIGHT
+        assert decode.ledger.totals.requests == 2
+
+
+async def test_who_waits_for_an_engine_that_goes_is_told() -> None:
+    prefill, decode = engine("prefill", lease_s=0.5), engine("decode", time_scale=1.0, decode_step_s=0.05)
+    body = chat(stream=True)
+    async with site(prefill, decode, admission=FULL, probes=LIVELY) as here, asyncio.TaskGroup() as group:
+        asked = [group.create_task(ask(here.url, body)) for _ in range(3)]
+        await until(lambda: here.app.line.depth(Role.DECODE) == 2, "two to wait")
+        await decode.kill()
+        verdicts = [judge(await one, body) for one in asked]
+        assert verdicts.count(Verdict.REFUSED) >= 2
+        assert here.app.line.depth(Role.DECODE) == 0
+
+
 async def test_a_full_decode_pool_says_when_to_come_back() -> None:
     prefill, decode = engine("prefill"), engine("decode", time_scale=1.0, decode_step_s=0.01)
     body = chat(stream=True)
-    async with site(prefill, decode, admission={"decode_permits": 1}) as here:
+    async with site(prefill, decode, admission=FULL | {"queue_size": 0}) as here:
         async with asker(here.url) as first:
             first.send(request(Api.CHAT, body))
             await first.read()

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import pytest
 
+from router.admission.line import Line
 from router.admission.permits import Permits
 from router.call import Api, Call, Trace
 from router.edge.client import Presence
@@ -109,7 +110,8 @@ class Site:
 
     def __init__(self, fault: BaseException | None = None, **admission: int) -> None:
         self.backends: list[Backend] = [a_backend(Role.PREFILL, 1), a_backend(Role.DECODE, 2)]
-        self.permits = Permits(Admission(**admission))
+        self.line = Line(Admission(**admission), lambda: 0.0)
+        self.permits = Permits(Admission(**admission), self.line)
         self.exchange = FakeExchange(fault)
         self.ends = Ends()
         rules = Routing(min_novel_tokens=0, min_concurrency=0)
@@ -119,6 +121,8 @@ class Site:
             retries=a_retries(fleet),
             chooser=Chooser(rules, self.permits.has_room, random.Random(0)),
             permits=self.permits,
+            line=self.line,
+            queue_timeout_s=10,
             exchange=cast("Exchange", self.exchange),
             observers=(self.ends,),
             clock=lambda: 0.0,

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from router.settings import BackendSettings, Role, Settings, SettingsError, effective, engine_key, load
+from router.settings import BackendSettings, Role, Settings, SettingsError, effective, engine_key, load, operators_token
 
 DECODE = {"url": "http://10.0.0.21:8201", "role": "decode"}
 
@@ -154,6 +154,17 @@ def test_faults_between_engines() -> None:
     assert faults(flags={"backends": [prefill]}) == [
         "backends: there are prefill engines only; add a decode engine (--decode URL)"
     ]
+
+
+def test_the_operators_token_comes_from_the_variable_that_is_named() -> None:
+    flags = {"ops": {"token_env": "OPS_TOKEN"}, "backends": [DECODE]}
+    assert faults(flags=flags) == ["ops.token_env: the environment variable OPS_TOKEN is not set"]
+    settings = load(flags=flags, environ={"OPS_TOKEN": "s3cret"})
+    token = operators_token(settings.ops, {"OPS_TOKEN": "s3cret"})
+    assert token is not None
+    assert token.get_secret_value() == "s3cret"
+    assert operators_token(Settings().ops, {}) is None
+    assert "s3cret" not in effective(settings)
 
 
 def test_keys_come_from_the_variable_that_is_named() -> None:

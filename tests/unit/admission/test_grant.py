@@ -45,7 +45,10 @@ def test_a_request_that_one_engine_serves_holds_only_that_one() -> None:
     engines = Engines()
     with engines.grant(alone=True) as grant:
         grant.settle_prefill(Outcome.OK)
-        assert (engines.held(engines.prefill), engines.held(engines.decode)) == (NOTHING, ONE)
+        computes = (1, Load(1, 100, 100))
+        assert (engines.held(engines.prefill), engines.held(engines.decode)) == (NOTHING, computes)
+        grant.answer_began()
+        assert engines.held(engines.decode) == ONE
     assert engines.held(engines.decode) == NOTHING
 
 

@@ -2,6 +2,7 @@ from collections.abc import AsyncIterator
 
 import httpx
 import pytest
+from fastapi import APIRouter
 from prometheus_client import CollectorRegistry, Counter
 
 from router.edge.operations import operations_app
@@ -27,7 +28,7 @@ def readiness(decode: Backend) -> Readiness:
 async def client(decode: Backend, readiness: Readiness) -> AsyncIterator[httpx.AsyncClient]:
     registry = CollectorRegistry()
     Counter("seen", "Seen.", registry=registry).inc()
-    app = operations_app(Fleet([decode]), Pairs(PairRules()), readiness, registry, lambda: 5.0)
+    app = operations_app(Fleet([decode]), Pairs(PairRules()), readiness, registry, APIRouter(), lambda: 5.0)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://ops") as opened:
         yield opened
 
@@ -37,10 +38,10 @@ async def test_alive_while_the_process_runs(client: httpx.AsyncClient) -> None:
 
 
 async def test_ready_says_no_with_the_reasons(client: httpx.AsyncClient, readiness: Readiness) -> None:
-    assert (await client.get("/readyz")).json() == {"ready": True, "reasons": []}
+    assert (await client.get("/readyz")).json() == {"ready": True, "reasons": [], "notes": []}
     readiness.draining = True
     answer = await client.get("/readyz")
-    assert (answer.status_code, answer.json()) == (503, {"ready": False, "reasons": ["draining"]})
+    assert (answer.status_code, answer.json()) == (503, {"ready": False, "reasons": ["draining"], "notes": []})
 
 
 async def test_the_fleet_tells_state_load_and_why(client: httpx.AsyncClient) -> None:

@@ -17,3 +17,12 @@ def test_not_ready_while_draining() -> None:
     readiness = Readiness(Fleet([a_backend(Role.AGGREGATED)]))
     readiness.draining = True
     assert readiness.reasons_against() == ["draining"]
+
+
+def test_ready_without_prefill_is_worth_a_note() -> None:
+    prefill = a_backend(Role.PREFILL, 1, up=False)
+    readiness = Readiness(Fleet([prefill, a_backend(Role.DECODE, 2)]))
+    assert (readiness.reasons_against(), len(readiness.notes())) == ([], 1)
+    prefill.standing.good_probe(1.0)
+    assert readiness.notes() == []
+    assert Readiness(Fleet([a_backend(Role.DECODE, 2)])).notes() == []

@@ -69,9 +69,11 @@ def test_the_facts_of_the_fleet_view() -> None:
         "models": {"m": 4096},
         "state": "up",
         "why": "probes answered",
+        "drained": False,
         "since_s": 12.3,
         "inflight_requests": 2,
         "inflight_tokens": 70,
+        "local_tokens": 0,
         "kv_peers": {"engine-1": "127.0.0.1:5600"},
     }
 

@@ -47,6 +47,29 @@ def test_a_block_that_settled_before_its_end_keeps_that_outcome() -> None:
     assert lease.outcome is Outcome.TIMEOUT
 
 
+def test_a_prompt_that_the_engine_computes_itself_counts_until_the_answer_begins() -> None:
+    backend = a_backend()
+    lease = backend.lease(100, local=True)
+    assert backend.load == Load(1, 100, 100)
+    lease.prompt_computed()
+    lease.prompt_computed()
+    assert backend.load == Load(1, 100, 0)
+    lease.settle(Outcome.OK)
+    with backend.lease(100, local=True):
+        pass
+    assert backend.load == Load(0, 0, 0)
+
+
+def test_a_lease_of_an_engine_on_trial_is_its_only_one() -> None:
+    backend = a_backend()
+    for _ in range(3):
+        backend.standing.failed("timeout", 0.0, can_be_spared=True)
+    backend.standing.good_probe(60.0)
+    with backend.lease(1):
+        assert not backend.standing.usable
+    assert backend.standing.usable
+
+
 @pytest.mark.parametrize(
     ("error", "outcome"),
     [

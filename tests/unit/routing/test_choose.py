@@ -82,6 +82,37 @@ def test_without_a_prefill_engine_decode_computes_the_prompt() -> None:
     assert route(prefill, D1) == Route(RouteKind.LOCAL, D1, None, Reason.PREFILL_UNAVAILABLE)
 
 
+GONE = down(a_backend("prefill", 3))
+
+
+def test_decode_stands_in_for_prefill_within_its_budget() -> None:
+    busy, free = a_backend("decode", 13), a_backend("decode", 14, requests=9)
+    busy.load.local_tokens = 500
+    assert route(GONE, busy, free, local_prefill_budget_tokens=1000).decode is free
+    assert shortage(GONE, busy, local_prefill_budget_tokens=1000) == Shortage(
+        Role.PREFILL, saturated=False, reason=Reason.PREFILL_UNAVAILABLE
+    )
+    assert route(GONE, busy, local_prefill_budget_tokens=1100).decode is busy
+
+
+def test_the_budget_is_only_for_standing_in() -> None:
+    assert route(D1, local_prefill_budget_tokens=10).decode is D1
+    assert route(P1, D1, mode="local", local_prefill_budget_tokens=10).decode is D1
+    assert route(GONE, D1, local_prefill_budget_tokens=10, on_prefill_unavailable="local").decode is D1
+
+
+def test_after_a_failed_hand_over_there_is_none() -> None:
+    chooser = Chooser(Routing(), lambda _: True, random.Random(1))
+    chosen = chooser.choose(a_call(prompt_tokens=LONG), Fleet([P1, D1]).snapshot(MODEL), local=True)
+    assert chosen == Route(RouteKind.LOCAL, D1, None, Reason.HANDOVER_FAILED)
+
+
+def test_engines_that_cannot_talk_are_not_paired() -> None:
+    chooser = Chooser(Routing(mode="disaggregated"), lambda _: True, random.Random(1), lambda p, d: (p, d) == (P2, D1))
+    chosen = chooser.choose(a_call(prompt_tokens=LONG), Fleet([P1, P2, D1, D2]).snapshot(MODEL))
+    assert chosen == Route(RouteKind.DISAGGREGATED, D1, P2, Reason.NOVEL_PROMPT)
+
+
 def test_unless_the_settings_would_rather_fail() -> None:
     assert shortage(D1, on_prefill_unavailable="fail") == Shortage(
         Role.PREFILL, saturated=False, reason=Reason.PREFILL_UNAVAILABLE

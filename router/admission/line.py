@@ -1,0 +1,109 @@
+"""Requests that found no room wait in line, first come, first served, and hold nothing meanwhile.
+
+One line for each model and pool that is short. When a permit comes back the first in line is woken, chooses anew and
+takes all that its route needs in the same tick; when there is room for more, it wakes the next. A line that is full, or
+so long that a wait would end in vain, turns newcomers away at once: waiting is only offered where it helps.
+"""
+
+import asyncio
+import math
+from collections import deque
+from collections.abc import Iterable
+
+from router.errors import Unavailable
+from router.settings import Admission, Role
+from router.telemetry.events import Clock
+
+RATE_WINDOW_S = 10.0
+"""Over which it is counted how fast room becomes free."""
+
+LONGEST_RETRY_AFTER_S = 60
+
+Place = asyncio.Future[None]
+Key = tuple[str, Role]
+"""Model and pool."""
+
+
+class Line:
+    """All lines of the gateway. Times are loop times."""
+
+    def __init__(self, rules: Admission, clock: Clock) -> None:
+        self._rules = rules
+        self._clock = clock
+        self._lines: dict[Key, deque[Place]] = {}
+        self._freed_at: dict[Role, deque[float]] = {}
+
+    def is_empty(self, model: str, pool: Role) -> bool:
+        """Whether nobody waits."""
+        return (model, pool) not in self._lines
+
+    def depth(self, pool: Role) -> int:
+        """How many requests wait for a pool, whatever their model."""
+        return sum(len(line) for (_, role), line in self._lines.items() if role is pool)
+
+    async def wait(self, model: str, pool: Role, by: float, *, first: bool = False) -> None:
+        """Wait for a turn; `first` for who had one in vain. Raises `Unavailable` when there is none by then."""
+        line = self._lines.setdefault((model, pool), deque())
+        if not first and self._in_vain(pool, len(line), by):
+            self._leave(model, pool, None)
+            raise self.refusal(pool)
+        place: Place = asyncio.get_running_loop().create_future()
+        line.insert(0 if first else len(line), place)
+        try:
+            async with asyncio.timeout_at(by):
+                await place
+        except TimeoutError:
+            raise self.refusal(pool) from None
+        except asyncio.CancelledError:
+            if place.done() and not place.cancelled():  # the turn came too late for this one
+                self._leave(model, pool, place)
+                self.call_next(model, pool)
+            raise
+        finally:
+            self._leave(model, pool, place)
+
+    def call_next(self, model: str, pool: Role) -> None:
+        """There may be room: wake the first in line who has not been woken yet."""
+        for place in self._lines.get((model, pool), ()):
+            if not place.done():
+                place.set_result(None)
+                return
+
+    def freed(self, models: Iterable[str], pool: Role) -> None:
+        """An engine of a pool has room for one more request."""
+        freed_at = self._freed_at.setdefault(pool, deque(maxlen=4096))
+        freed_at.append(self._clock())
+        if self._lines:
+            for model in models:
+                self.call_next(model, pool)
+
+    def refusal(self, pool: Role) -> Unavailable:
+        """What is said to who cannot wait, with the time in which the line is likely to have moved on."""
+        wait_s = self._estimate_s(pool, self.depth(pool) + 1)
+        retry_after_s = min(max(1, math.ceil(wait_s)), LONGEST_RETRY_AFTER_S)
+        return Unavailable(f"no {pool} engine is free", code=f"{pool.value}_saturated", retry_after_s=retry_after_s)
+
+    def _in_vain(self, pool: Role, ahead: int, by: float) -> bool:
+        return ahead >= self._rules.queue_size or self._clock() + self._estimate_s(pool, ahead) > by
+
+    def _estimate_s(self, pool: Role, ahead: int) -> float:
+        """How long so many requests take to find room, by how many did of late; 0 while nothing is known."""
+        freed_at = self._freed_at.get(pool)
+        now = self._clock()
+        while freed_at and freed_at[0] < now - RATE_WINDOW_S:
+            freed_at.popleft()
+        if not freed_at or len(freed_at) < 2:
+            return 0.0
+        return ahead * (now - freed_at[0]) / len(freed_at)
+
+    def _leave(self, model: str, pool: Role, place: Place | None) -> None:
+        line = self._lines.get((model, pool))
+        if line is None:
+            return
+        if place is not None and place in line:
+            line.remove(place)
+        if not line:
+            del self._lines[model, pool]
+
+    def __repr__(self) -> str:
+        return f"<Line {sum(map(len, self._lines.values()))} waiting>"

@@ -1,0 +1,156 @@
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from typing import cast
+
+import pytest
+
+from router.admission.line import Line
+from router.errors import Unavailable
+from router.settings import Admission, Role
+from tests.support.virtual_time import virtual_time
+
+M, D = "m", Role.DECODE
+
+
+def a_line(**rules: float) -> Line:
+    """A line on the running loop's clock."""
+    return Line(Admission(**rules), asyncio.get_running_loop().time)
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+async def stand(line: Line, names: Sequence[str], served: list[str], wait_s: float = 10) -> list[asyncio.Task[None]]:
+    """Tasks in line, in the order of their names, that note when they are served or turned away."""
+
+    async def one(name: str) -> None:
+        try:
+            await line.wait(M, D, now() + wait_s)
+        except Unavailable:
+            served.append(f"-{name}")
+        else:
+            served.append(name)
+
+    tasks = [asyncio.get_running_loop().create_task(one(name)) for name in names]
+    await asyncio.sleep(0)
+    return tasks
+
+
+@virtual_time
+async def test_first_come_first_served() -> None:
+    line, served = a_line(), list[str]()
+    tasks = await stand(line, "abc", served)
+    assert (line.depth(D), line.depth(Role.PREFILL), line.is_empty(M, D)) == (3, 0, False)
+    for _ in "abc":
+        line.freed([M], D)
+    await asyncio.wait(tasks)
+    assert served == ["a", "b", "c"]
+    assert (line.depth(D), line.is_empty(M, D)) == (0, True)
+
+
+@virtual_time
+async def test_one_place_wakes_one() -> None:
+    line, served = a_line(), list[str]()
+    tasks = await stand(line, "ab", served)
+    line.freed([M], D)
+    await asyncio.sleep(0.1)
+    assert served == ["a"]
+    line.call_next(M, D)
+    await asyncio.wait(tasks)
+    assert served == ["a", "b"]
+
+
+@virtual_time
+async def test_another_model_or_pool_is_another_line() -> None:
+    line, served = a_line(), list[str]()
+    tasks = await stand(line, "a", served)
+    line.freed(["other"], D)
+    line.freed([M], Role.PREFILL)
+    await asyncio.sleep(0.1)
+    assert served == []
+    line.freed(["other", M], D)
+    await asyncio.wait(tasks)
+
+
+@virtual_time
+async def test_nobody_waits_longer_than_he_would() -> None:
+    line, served = a_line(), list[str]()
+    began = now()
+    await asyncio.wait(await stand(line, "a", served, wait_s=3))
+    assert now() - began == pytest.approx(3)
+    assert (served, line.is_empty(M, D)) == (["-a"], True)
+
+
+@virtual_time
+async def test_a_full_line_takes_nobody() -> None:
+    line, served = a_line(queue_size=2), list[str]()
+    tasks = await stand(line, "abc", served)
+    assert served == ["-c"]
+    for _ in "ab":
+        line.freed([M], D)
+    await asyncio.wait(tasks)
+
+
+@virtual_time
+async def test_without_a_line_there_is_no_wait() -> None:
+    line, served = a_line(queue_size=0), list[str]()
+    await stand(line, "a", served)
+    assert (served, line.is_empty(M, D)) == (["-a"], True)
+
+
+@virtual_time
+async def test_who_would_wait_in_vain_is_told_so_at_once_and_when_to_come_back() -> None:
+    line, served = a_line(), list[str]()
+    for _ in range(6):  # one a second gets free
+        line.freed([M], D)
+        await asyncio.sleep(1)
+    tasks = await stand(line, [str(i) for i in range(12)], served, wait_s=5)
+    assert served == [f"-{i}" for i in range(6, 12)]
+    assert line.refusal(D).retry_after_s == 7
+    assert line.refusal(D).code == "decode_saturated"
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+
+
+@virtual_time
+async def test_who_had_a_turn_in_vain_is_first() -> None:
+    line, served = a_line(), list[str]()
+    tasks = await stand(line, "b", served)
+
+    async def again() -> None:
+        await line.wait(M, D, now() + 10, first=True)
+        served.append("a")
+
+    tasks.append(asyncio.get_running_loop().create_task(again()))
+    await asyncio.sleep(0)
+    for _ in "ab":
+        line.freed([M], D)
+    await asyncio.wait(tasks)
+    assert served == ["a", "b"]
+
+
+@virtual_time
+async def test_who_leaves_makes_room_and_passes_his_turn_on() -> None:
+    line, served = a_line(), list[str]()
+    first, second, third = await stand(line, "abc", served)
+    second.cancel()
+    await asyncio.sleep(0)
+    assert line.depth(D) == 2
+    line.freed([M], D)
+    first.cancel()  # in the same round as his turn came
+    await asyncio.wait([first, second, third])
+    assert served == ["c"]
+    assert repr(line) == "<Line 0 waiting>"
+
+
+def test_come_back_is_never_sooner_than_in_a_second_nor_later_than_in_a_minute() -> None:
+    clock = [0.0]
+    line = Line(Admission(), lambda: clock[0])
+    assert line.refusal(D).retry_after_s == 1
+    for clock[0] in (0.0, 9.0):
+        line.freed([M], D)
+    line._lines[M, D] = deque([cast("asyncio.Future[None]", None)] * 500)
+    assert line.refusal(D).retry_after_s == 60
