@@ -16,9 +16,11 @@
         ConnectFailed        no byte was sent, so nothing can have happened there
         ConnectionLost       it went away in mid-exchange
         EngineTimeout        504
+          OutOfTime            the request's own time was over; says nothing of the engine
         EngineError          it answered 5xx
           ErrorEvent           a stream's event told of a failure
         BadAnswer            it answered, but not with what was asked for
+          OversizedAnswer      more than the gateway takes; what the client asked for may be the reason
         BadHandoff           its hand-over parameters must not be used
       ClientGone           nobody is left to be told
 
@@ -209,6 +211,12 @@ class EngineTimeout(EngineFault):
         super().__init__(detail, message="the engine did not answer in time")
 
 
+class OutOfTime(EngineTimeout):
+    """The request's own time, `timeouts.total_s`, was over while the engine was at work."""
+
+    reason = "total_time"
+
+
 class EngineError(EngineFault):
     """The engine answered 5xx; `answered` is the status."""
 
@@ -229,6 +237,12 @@ class BadAnswer(EngineFault):
     """The engine answered with something else than what was asked for."""
 
     reason = "bad_answer"
+
+
+class OversizedAnswer(BadAnswer):
+    """An answer, or an event of one, larger than the gateway takes."""
+
+    reason = "oversized_answer"
 
 
 class BadHandoff(EngineFault):

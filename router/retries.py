@@ -8,6 +8,7 @@
                                                               |                                     | 503 nobody's
     decode: a first event that tells of a failure, after a    | again from the start, another pair  | the pair's
     hand-over                                                 |                                     |
+    any: an answer too large, or the request's time over      | is the end                          | nobody's
     an engine's 4xx                                           | is the answer                       | nobody's
 
 A hand-over is never used for a second try. Tries are bounded per request, by its total time, and by a budget over all
@@ -19,7 +20,16 @@ import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from router.errors import ConnectFailed, ConnectionLost, EngineError, EngineFault, ErrorEvent, Leg
+from router.errors import (
+    ConnectFailed,
+    ConnectionLost,
+    EngineError,
+    EngineFault,
+    ErrorEvent,
+    Leg,
+    OutOfTime,
+    OversizedAnswer,
+)
 from router.exchange.budget import RetryBudget
 from router.fleet.backend import Backend
 from router.fleet.fleet import Fleet
@@ -98,7 +108,7 @@ class Retries:
                 self.pairs.failed(route.prefill.id, route.decode.id, now)
         elif isinstance(fault, ConnectFailed):
             self._tell(engine, engine.standing.refused(now))
-        elif not (isinstance(fault, EngineError) and fault.answered == OVERLOADED):
+        elif _tells_of_the_engine(fault):
             spare = self.fleet.can_spare(engine)
             self._tell(engine, engine.standing.failed(fault.reason, now, can_be_spared=spare))
 
@@ -120,7 +130,7 @@ class Retries:
         """Whether limits, time and budget leave one more try."""
         now = self.clock()
         limit = self.rules.prefill_tries if leg is Leg.PREFILL else self.rules.decode_tries
-        if failed >= limit or now >= journey.received_at + self.total_s:
+        if failed >= limit or now >= journey.received_at + self.total_s or isinstance(fault, OversizedAnswer):
             return False
         if isinstance(fault, LOST) and not tries.lost_connection:
             tries.lost_connection = True
@@ -152,3 +162,10 @@ class Retries:
         else:
             tries.local = True
         return True
+
+
+def _tells_of_the_engine(fault: EngineFault) -> bool:
+    """Whether an engine that fails like this again and again is broken; not so where the request may be the reason."""
+    if isinstance(fault, EngineError) and fault.answered == OVERLOADED:
+        return False
+    return not isinstance(fault, OversizedAnswer | OutOfTime)

@@ -9,11 +9,15 @@ import math
 from collections import deque
 from collections.abc import Callable
 
-from router.errors import BadAnswer, EngineFault, EngineTimeout
+from router.errors import EngineFault, EngineTimeout, OutOfTime, OversizedAnswer
 from router.exchange.connection import EngineConnection
 
 HIGH_WATER_BYTES = 64 << 10
 """Body held for a reader before the engine is made to wait."""
+
+
+END = "end"
+"""What is awaited of an answer that has begun, for as long as the request itself may take."""
 
 
 class Answer:
@@ -28,7 +32,7 @@ class Answer:
         self._waiter: asyncio.Future[None] | None = None
         self._fault: EngineFault | None = None
         self._paused = False
-        self._awaited = "end"
+        self._awaited = END
         self._idle_s = math.inf
         self._due = math.inf
         self._owed_since = 0.0
@@ -79,7 +83,7 @@ class Answer:
         self._connection.resume()
 
     async def read_all(self, limit_bytes: int) -> bytes:
-        """The whole body. Raises `EngineFault`, `BadAnswer` when it is longer than the limit.
+        """The whole body. Raises `EngineFault`, `OversizedAnswer` when it is longer than the limit.
 
         What has arrived stays here until all has, so that after a cancelled wait somebody else can wait on.
         """
@@ -88,7 +92,7 @@ class Answer:
         while not self.complete and self._held_bytes <= limit_bytes:
             await self._wait()
         if self._held_bytes > limit_bytes:
-            raise BadAnswer(f"answer larger than {limit_bytes} bytes")
+            raise OversizedAnswer(f"answer larger than {limit_bytes} bytes")
         return await self.read()
 
     def expect(self, awaited: str, by: float) -> None:
@@ -98,7 +102,7 @@ class Answer:
 
     def limit(self, idle_s: float, deadline: float) -> None:
         """From now on, no byte for `idle_s` seconds is a timeout, and so is no end by `deadline` (loop time)."""
-        self._awaited = "end"
+        self._awaited = END
         self._limit(idle_s, deadline)
 
     def _limit(self, idle_s: float, due: float) -> None:
@@ -139,9 +143,10 @@ class Answer:
         owed_since = max(self._owed_since, self._connection.last_read_at)
         silent_s = 0.0 if self._chunks or self._paused else now - owed_since
         if now >= self._due:
-            self._give_up(f"no {self._awaited} in time from {self._connection!r}")
+            kind = OutOfTime if self._awaited == END else EngineTimeout
+            self._give_up(kind(f"no {self._awaited} in time from {self._connection!r}"))
         elif silent_s >= self._idle_s:
-            self._give_up(f"no byte for {self._idle_s:g} s from {self._connection!r}")
+            self._give_up(EngineTimeout(f"no byte for {self._idle_s:g} s from {self._connection!r}"))
         else:
             self._connection.deadline.set_at(min(now + self._idle_s - silent_s, self._due))
 
@@ -160,9 +165,9 @@ class Answer:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
-    def _give_up(self, detail: str) -> None:
+    def _give_up(self, fault: EngineTimeout) -> None:
         self._connection.abort()
-        self.on_fault(EngineTimeout(detail))
+        self.on_fault(fault)
 
     def __repr__(self) -> str:
         return f"<Answer {self.status} held={self._held_bytes} {'complete' if self.complete else 'open'}>"

@@ -6,7 +6,7 @@ comment, an error, CRLF, the event with the usage) takes the long way.
 """
 
 from router.engines.dialect import Dialect
-from router.errors import BadAnswer, ErrorEvent
+from router.errors import BadAnswer, ErrorEvent, OversizedAnswer
 from router.exchange import rewrite
 from router.telemetry.events import GAPS_PER_BATCH, Journey
 
@@ -78,7 +78,7 @@ class EventStream:
         data = (self._rest + data).replace(b"\r\n", b"\n")
         *whole, self._rest = data.split(END)
         if len(self._rest) > MAX_EVENT_BYTES or any(len(event) > MAX_EVENT_BYTES for event in whole):
-            raise BadAnswer(f"stream event larger than {MAX_EVENT_BYTES} bytes")
+            raise OversizedAnswer(f"stream event larger than {MAX_EVENT_BYTES} bytes")
         out = []
         for event in (event.lstrip(b"\n") for event in whole):
             if self.done and event:

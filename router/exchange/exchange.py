@@ -10,7 +10,7 @@ from router.engines.dialect import Source
 from router.engines.handoff import Handoff
 from router.errors import BadAnswer, BadHandoff, EngineFault, Leg, Outcome
 from router.exchange import judge, rewrite
-from router.exchange.answer import Answer
+from router.exchange.answer import END, Answer
 from router.exchange.events import EventStream
 from router.exchange.head import post
 from router.exchange.pool import Checkout, Connections
@@ -134,7 +134,7 @@ class Exchange:
                 answer.expect("first event", self._by(self._timeouts.first_event_timeout_s, call, journey))
                 content = await self._first_events(answer, stream, backend)
             else:
-                answer.expect("answer", self._by(self._timeouts.total_s, call, journey))
+                answer.expect(END, self._by(self._timeouts.total_s, call, journey))
                 content = rewrite.answer(await self._content(answer, judge.JSON, backend), cached_tokens)
         except asyncio.CancelledError:
             if handoff is not None:

@@ -1,7 +1,6 @@
 """Each row of the table in router/retries.py, and that tries end."""
 
 import asyncio
-import itertools
 from typing import Any
 
 import pytest
@@ -18,6 +17,8 @@ from router.errors import (
     EngineTimeout,
     ErrorEvent,
     Leg,
+    OutOfTime,
+    OversizedAnswer,
 )
 from router.fleet.backend import Backend
 from router.fleet.fleet import Fleet
@@ -126,6 +127,15 @@ async def test_nothing_is_tried_again_when_the_requests_time_is_over() -> None:
         await here.fails(EngineTimeout("x"), Leg.DECODE, None, here.decode[0])
 
 
+async def test_an_answer_too_large_is_not_asked_for_again_and_not_the_engines_fault() -> None:
+    here = Site()
+    for _ in range(3):
+        here.tries = here.retries.begin(MODEL, 0.0)
+        with pytest.raises(OversizedAnswer):
+            await here.fails(OversizedAnswer("x"), Leg.DECODE, None, here.decode[0])
+    assert here.decode[0].standing.state is State.UP
+
+
 async def test_the_budget_bounds_all_requests_but_for_one_lost_connection_each() -> None:
     here = Site(decode=5, share=0, reserve=0)
     with pytest.raises(EngineError):
@@ -165,6 +175,7 @@ async def fail_often(here: Site, fault: EngineFault, leg: Leg) -> None:
         (EngineError("x", 503), State.UP),
         (BadAnswer("x"), State.EJECTED),
         (BadHandoff("x"), State.EJECTED),
+        (OutOfTime("x"), State.UP),
     ],
     ids=repr,
 )
@@ -215,7 +226,7 @@ def test_tries_are_bounded_whatever_fails(events: list[tuple[int, Leg]]) -> None
 
 
 def test_every_fault_is_in_the_table() -> None:
-    kinds = {type(fault) for fault in FAULTS}
-    assert kinds | {EngineFault} == set(
-        itertools.chain([EngineFault], EngineFault.__subclasses__(), EngineError.__subclasses__())
-    )
+    kinds, below = {OutOfTime, OversizedAnswer, *(type(fault) for fault in FAULTS)}, [EngineFault]
+    for kind in below:
+        below.extend(kind.__subclasses__())
+    assert kinds == set(below[1:])
