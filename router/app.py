@@ -15,7 +15,7 @@ from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
 from router.admission.line import Line
-from router.admission.permits import Permits
+from router.admission.permits import Permits, answering_pool
 from router.edge.body_memory import BodyMemory
 from router.edge.census import Census, connections_for, file_limit, raise_file_limit
 from router.edge.client import Limits
@@ -97,7 +97,7 @@ def build(settings: Settings, log_lines: Lines | None = None) -> App:
     def notice(backend: Backend) -> None:
         _log_standing(backend)
         for model in backend.models:  # who waits for it may go now, or need not wait any more
-            line.call_next(model, backend.role)
+            line.call_next(model, answering_pool(backend))
 
     client = httpx.AsyncClient(transport=EngineTransport(connections), trust_env=False)
     prober = Prober(fleet, client, settings.probes, clock=clock, notice=notice, rng=rng)

@@ -8,6 +8,11 @@ from router.fleet.backend import Backend
 from router.settings import Admission, Role
 
 
+def answering_pool(backend: Backend) -> Role:
+    """In which line those wait who could be served by an engine: what answers, alone or not, is one pool to them."""
+    return Role.PREFILL if backend.role is Role.PREFILL else Role.DECODE
+
+
 class Permit:
     """The right to one request on one engine; given back once, by whoever holds it."""
 
@@ -59,7 +64,7 @@ class Permits:
         """A permit has been given back."""
         self._taken[backend] -= 1
         if self._line is not None and self._limits[backend.role]:
-            self._line.freed(backend.models, backend.role)
+            self._line.freed(backend.models, answering_pool(backend))
 
     def taken(self, backend: Backend) -> int:
         """Permits out for one engine."""

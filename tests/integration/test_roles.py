@@ -188,17 +188,19 @@ async def test_a_decode_engine_that_has_just_gone_wastes_no_prefill() -> None:
 FULL = {"decode_permits": 1}
 
 
-async def test_who_finds_decode_full_waits_for_his_turn() -> None:
-    prefill, decode = engine("prefill"), engine("decode", time_scale=1.0, decode_step_s=0.01)
+@pytest.mark.parametrize("roles", [("prefill", "decode"), ("aggregated",)], ids=["pair", "aggregated"])
+async def test_who_finds_no_room_waits_for_his_turn(roles: tuple[str, ...]) -> None:
+    engines = [engine(role, time_scale=1.0, decode_step_s=0.01) for role in roles]
     body = chat(stream=True)
-    async with site(prefill, decode, admission=FULL) as here, asyncio.TaskGroup() as group:
+    async with site(*engines, admission=FULL) as here, asyncio.TaskGroup() as group:
         asked = [group.create_task(ask(here.url, body)) for _ in range(8)]
         await until(lambda: here.app.line.depth(Role.DECODE) == 7, "seven to wait")
-        assert len(here.held()) == 4, "one request, its tokens, its permit and its connection"
+        assert here.held().keys() <= {"requests", "tokens", "permits", "connections"}
+        assert here.held()["permits"] <= len(roles), "only one request holds anything"
         assert {judge(await one, body) for one in asked} == {Verdict.RIGHT}
         assert here.app.line.depth(Role.DECODE) == 0
         assert await here.metric("pd_router_queue_seconds_count") == 7
-        assert decode.ledger.totals.requests == 8
+        assert engines[-1].ledger.totals.requests == 8
 
 
 async def test_who_leaves_the_line_costs_the_others_nothing() -> None:
