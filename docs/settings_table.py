@@ -35,8 +35,18 @@ def _section(name: str, field: FieldInfo) -> Iterator[str]:
     yield f"{field.description or model.__doc__}\n"
     yield "| key | values | default | meaning |"
     yield "|---|---|---|---|"
-    yield from (f"| `{prefix}.{key}` | {_row(setting)} |" for key, setting in model.model_fields.items())
+    yield from _rows(prefix, model)
     yield ""
+
+
+def _rows(prefix: str, model: type[BaseModel]) -> Iterator[str]:
+    """One row for each key, also of the branches of a branch."""
+    for key, setting in model.model_fields.items():
+        branch = next((part for part in get_args(setting.annotation) if _is_section(part)), None)
+        if branch is None:
+            yield f"| `{prefix}.{key}` | {_row(setting)} |"
+        else:
+            yield from _rows(f"{prefix}.{key}", branch)
 
 
 def _is_section(kind: Any) -> bool:  # noqa: ANN401 - an annotation may be anything

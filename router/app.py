@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import logging
+import os
 import random
 import signal
 import time
@@ -27,21 +28,23 @@ from router.edge.operators import Operators
 from router.edge.readiness import Readiness
 from router.edge.request_ids import RequestIds
 from router.edge.server import Listener, listen, listener, url_of
-from router.errors import Leg
+from router.errors import InvalidRequest, Leg
 from router.exchange.budget import RetryBudget
 from router.exchange.exchange import Exchange
 from router.exchange.pool import Connections
 from router.exchange.release import Releases
 from router.exchange.transport import EngineTransport
 from router.fleet.backend import Backend
+from router.fleet.discovery.file import BackendsFile
 from router.fleet.fleet import Fleet
+from router.fleet.membership import Membership
 from router.fleet.pairs import Pairs
 from router.fleet.probes import Prober
 from router.gateway import Gateway
 from router.json_bounds import JsonBounds
 from router.retries import Notice, Retries
 from router.routing.choose import Chooser, same_group
-from router.settings import Ops, Settings, engine_key, operators_token
+from router.settings import BackendSettings, Ops, Settings, engine_key, operators_token
 from router.supervision import Tasks
 from router.telemetry.edge import EdgeMetrics
 from router.telemetry.logs import AccessLog, Lines, configure
@@ -70,6 +73,7 @@ class App:
     releases: Releases
     readiness: Readiness
     prober: Prober
+    membership: Membership
     data: DataApp
     operations: FastAPI
     registry: CollectorRegistry
@@ -86,7 +90,7 @@ def build(settings: Settings, log_lines: Lines | None = None) -> App:
     clock, rng = time.monotonic, random.Random()
     registry = CollectorRegistry()
     metrics = RequestMetrics(registry)
-    fleet = Fleet([_backend(settings, i) for i in range(len(settings.backends))])
+    fleet = Fleet([_backend(settings, engine) for engine in settings.backends])
     line = Line(settings.admission, clock)
     permits = Permits(settings.admission, line)
     pairs = Pairs(settings.pairs)
@@ -101,6 +105,7 @@ def build(settings: Settings, log_lines: Lines | None = None) -> App:
 
     client = httpx.AsyncClient(transport=EngineTransport(connections), trust_env=False)
     prober = Prober(fleet, client, settings.probes, clock=clock, notice=notice, rng=rng)
+    membership = Membership(fleet, prober, pairs, lambda engine: _backend(settings, engine))
     exchange = Exchange(
         connections, releases, settings.timeouts, max_answer_bytes=settings.edge.max_answer_bytes, clock=clock
     )
@@ -124,6 +129,7 @@ def build(settings: Settings, log_lines: Lines | None = None) -> App:
         json_bounds=JsonBounds(settings.edge.max_json_depth, settings.edge.max_json_values),
     )
     readiness = Readiness(fleet)
+    changes = controls(membership, fleet, chooser, _operators(settings.ops), clock)
     edge_metrics, ids = EdgeMetrics(registry), RequestIds()
     bodies = BodyMemory(settings.edge.max_buffered_body_bytes, edge_metrics)
     data_guards, operations_guards = _guards(settings, edge_metrics, ids)
@@ -137,12 +143,11 @@ def build(settings: Settings, log_lines: Lines | None = None) -> App:
         releases=releases,
         readiness=readiness,
         prober=prober,
+        membership=membership,
         data=DataApp(
             gateway, fleet, Limits(settings.edge.max_body_bytes, settings.timeouts.write_stall_s, bodies), ids
         ),
-        operations=operations_app(
-            fleet, pairs, readiness, registry, controls(fleet, chooser, _operators(settings.ops), clock), clock
-        ),
+        operations=operations_app(fleet, pairs, readiness, registry, changes, clock),
         registry=registry,
         data_guards=data_guards,
         operations_guards=operations_guards,
@@ -180,8 +185,10 @@ def _guards(settings: Settings, metrics: EdgeMetrics, ids: RequestIds) -> tuple[
     return Guards(edge, write_stall_s, clients, metrics, ids), Guards(edge, write_stall_s, operators, metrics, ids)
 
 
-def _backend(settings: Settings, number: int) -> Backend:
-    backend = settings.backends[number]
+def _backend(settings: Settings, backend: BackendSettings) -> Backend:
+    """An engine of the fleet. Raises `InvalidRequest` when its key is not in the environment."""
+    if backend.key_env and not os.environ.get(backend.key_env):
+        raise InvalidRequest(f"the environment variable {backend.key_env} is not set", param="key_env")
     key = engine_key(backend)
     return Backend(
         backend,
@@ -230,9 +237,14 @@ async def running(settings: Settings, log_lines: Lines | None = None) -> AsyncIt
         held.callback(app.connections.close)
         held.push_async_callback(app.releases.close)
         held.push_async_callback(background.close)
+        listed = settings.discovery.file and BackendsFile(settings.discovery.file, app.membership.found)
+        if listed:
+            listed.look()
         await app.prober.probe_all()
         background.spawn(app.prober.run(), "probes")
         background.spawn(app.loop_lag.run(), "loop lag")
+        if listed:
+            background.spawn(listed.run(), "list of engines")
         data = listener(app.data, app.data_guards, settings.drain.drain_timeout_s)
         ops = listener(app.operations, app.operations_guards, 1)
         async with asyncio.TaskGroup() as listeners:

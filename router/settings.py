@@ -105,6 +105,19 @@ class BackendSettings(Section):
     key_env: str | None = Field(None, description="Environment variable that holds the engine's API key.")
 
 
+class FileDiscovery(Section):
+    """Engines listed in a file."""
+
+    path: str = Field(description="File with a list of engines in the form of `backends`; read again when it changes.")
+    refresh_s: Seconds = Field(1, description="Pause between looks at the file's time and size.")
+
+
+class Discovery(Section):
+    """Where engines are found beside `backends`."""
+
+    file: FileDiscovery | None = Field(None, description="A file that lists them.")
+
+
 class Routing(Section):
     """When a request is disaggregated, and how an engine is picked."""
 
@@ -298,6 +311,7 @@ class Settings(BaseSettings):
     listen: Listen = Listen()
     ops: Ops = Ops()
     backends: tuple[BackendSettings, ...] = Field((), description="The engines; flags add to them.")
+    discovery: Discovery = Discovery()
     routing: Routing = Routing()
     timeouts: Timeouts = Timeouts()
     handoff: HandoffSettings = HandoffSettings()

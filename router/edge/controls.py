@@ -1,16 +1,15 @@
 """What may be changed at run time: the routing mode, and which engines get requests."""
 
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, ConfigDict
 
 from router.edge.operators import Operators
-from router.errors import NotFound
-from router.fleet.backend import Backend
 from router.fleet.fleet import Fleet
+from router.fleet.membership import Membership
 from router.routing.choose import Chooser
-from router.settings import Mode
+from router.settings import BackendSettings, Mode
 from router.telemetry.events import Clock
 
 
@@ -22,18 +21,12 @@ class RoutingNow(BaseModel):
     mode: Mode
 
 
-def controls(fleet: Fleet, chooser: Chooser, operators: Operators, clock: Clock) -> APIRouter:
+def controls(membership: Membership, fleet: Fleet, chooser: Chooser, operators: Operators, clock: Clock) -> APIRouter:
     """The routes that change something, and those that show it."""
     router = APIRouter()
 
     def admitted(request: Request) -> None:
         operators.admit(request.headers)
-
-    def engine(backend_id: str) -> Backend:
-        for backend in fleet.backends:
-            if backend.id == backend_id:
-                return backend
-        raise NotFound(f"there is no engine {backend_id!r}; see /fleet")
 
     @router.get("/routing")
     async def routing() -> RoutingNow:
@@ -46,18 +39,21 @@ def controls(fleet: Fleet, chooser: Chooser, operators: Operators, clock: Clock)
         chooser.mode = wanted.mode
         return await routing()
 
-    @router.post("/fleet/backends/{backend_id}/drain", dependencies=[Depends(admitted)])
-    async def drain(backend_id: str) -> dict[str, Any]:
-        """Send an engine no more requests; those that it has go on."""
-        backend = engine(backend_id)
-        backend.standing.drained = True
-        return backend.describe(clock())
+    @router.post("/fleet/backends", dependencies=[Depends(admitted)], status_code=201)
+    async def add(settings: BackendSettings) -> dict[str, Any]:
+        """Take an engine into the fleet, until the process ends."""
+        return membership.add(settings).describe(clock())
 
-    @router.post("/fleet/backends/{backend_id}/enable", dependencies=[Depends(admitted)])
-    async def enable(backend_id: str) -> dict[str, Any]:
-        """Send a drained engine requests again."""
-        backend = engine(backend_id)
-        backend.standing.drained = False
+    @router.delete("/fleet/backends/{backend_id}", dependencies=[Depends(admitted)])
+    async def remove(backend_id: str) -> dict[str, Any]:
+        """Take an engine out of the fleet; requests that it has go on."""
+        return membership.remove(backend_id).describe(clock())
+
+    @router.post("/fleet/backends/{backend_id}/{action}", dependencies=[Depends(admitted)])
+    async def drain(backend_id: str, action: Literal["drain", "enable"]) -> dict[str, Any]:
+        """Send an engine no more requests, while those that it has go on; or send it requests again."""
+        backend = fleet.backend(backend_id)
+        backend.standing.drained = action == "drain"
         return backend.describe(clock())
 
     return router

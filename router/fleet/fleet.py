@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from router.errors import NotFound
 from router.fleet.backend import Backend, ModelCard
 from router.fleet.standing import State
 from router.settings import Role
@@ -30,7 +31,7 @@ class Fleet:
     """The engines of this gateway."""
 
     def __init__(self, backends: Sequence[Backend]) -> None:
-        self.backends = tuple(backends)
+        self.backends: tuple[Backend, ...] = tuple(backends)
 
     def snapshot(self, model: str, avoid: Collection[Backend] = ()) -> Snapshot:
         """What can serve `model` now, without the engines to `avoid`."""
@@ -68,6 +69,13 @@ class Fleet:
         answering = {m for b in self.backends if b.role is not Role.PREFILL for m in b.models}
         for backend in self.backends:
             yield from (card for card in backend.models.values() if card.id in answering)
+
+    def backend(self, backend_id: str) -> Backend:
+        """An engine by its `host:port`. Raises `NotFound`."""
+        for backend in self.backends:
+            if backend.id == backend_id:
+                return backend
+        raise NotFound(f"there is no engine {backend_id!r}; see /fleet")
 
     def can_spare(self, backend: Backend) -> bool:
         """Whether its pool can do without an engine that fails requests: at most half of one is taken out for that.

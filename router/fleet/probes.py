@@ -39,12 +39,21 @@ class Prober:
         self._notice = notice
         self._rng = rng
         self._models_at: dict[Backend, float] = {}
+        self._newcomers: asyncio.Queue[Backend] = asyncio.Queue()
 
     async def run(self) -> None:
-        """Probe for ever."""
+        """Probe for ever, each engine as long as it is in the fleet."""
         async with asyncio.TaskGroup() as group:
+            self._newcomers = asyncio.Queue()  # who came before is in the fleet
             for backend in self._fleet.backends:
                 group.create_task(self._watch(backend), name=f"probe {backend.id}")
+            while True:
+                backend = await self._newcomers.get()
+                group.create_task(self._meet(backend), name=f"probe {backend.id}")
+
+    def follow(self, backend: Backend) -> None:
+        """Probe an engine that has come into the fleet."""
+        self._newcomers.put_nowait(backend)
 
     async def probe_all(self) -> None:
         """One round over all engines, so that a gateway opens its door with a known fleet."""
@@ -70,12 +79,17 @@ class Prober:
         if changed:
             self._notice(backend)
 
+    async def _meet(self, backend: Backend) -> None:
+        await self.probe(backend)
+        await self._watch(backend)
+
     async def _watch(self, backend: Backend) -> None:
-        while True:
+        while backend in self._fleet.backends:
             up = backend.standing.state in (State.UP, State.TRIAL)
             pause_s = self._rules.interval_s if up else self._rules.down_interval_s
             await asyncio.sleep(pause_s * self._rng.uniform(1 - JITTER, 1 + JITTER))
             await self.probe(backend)
+        self._models_at.pop(backend, None)
 
     def _models_due(self, backend: Backend) -> bool:
         """An engine that was away may have come back with other models."""

@@ -1,13 +1,17 @@
 """Engines die, break and come back under load: who of the clients notices? Ids as in docs/failures.md."""
 
+import asyncio
 import time
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
 
 import pytest
 
 from router.sim.faults import Fault
 from tests.support.client import Verdict
-from tests.support.fault_rows import trial
-from tests.support.fleet import until
+from tests.support.fault_rows import Happening, list_engines, trial
+from tests.support.fleet import FleetProcess, until
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -117,3 +121,49 @@ async def test_f16_engines_that_come_back_are_used_again() -> None:
         assert time.monotonic() - away - AWAY_S < 3
         await here.load(100)
         assert here.verdicts[Verdict.RIGHT] == 100
+
+
+async def test_f33_engines_come_and_go() -> None:
+    async with trial("F33", "engines removed, added, drained, enabled, 40 times", decode=3) as here:
+        url, client = f"{here.here.gateway.ops_url}/fleet/backends", here.here.client
+        one_at_a_time = asyncio.Lock()
+
+        async def change(number: int) -> None:
+            async with one_at_a_time:
+                await change_one(number)
+
+        async def change_one(number: int) -> None:
+            engines = (*here.decode, *here.prefill)
+            member = engines[number % len(engines)].members[0]
+            engine_id = member.url.removeprefix("http://")
+            if number % 2:
+                (await client.post(f"{url}/{engine_id}/drain")).raise_for_status()
+                (await client.post(f"{url}/{engine_id}/enable")).raise_for_status()
+            else:
+                (await client.delete(f"{url}/{engine_id}")).raise_for_status()
+                added = await client.post(url, json={"url": member.url, "role": member.role})
+                assert added.status_code == 201
+                await until(lambda: {here.state(fleet) for fleet in engines} == {"up"}, "all to be up")
+
+        def at(number: int) -> tuple[float, Happening]:
+            return number / 50, lambda: change(number)
+
+        await here.load(REQUESTS, *map(at, range(1, 41)))
+        assert here.verdicts == {Verdict.RIGHT: REQUESTS}
+        assert await here.here.metric("pd_router_retries_total") == 0
+
+
+async def test_f33_a_file_lists_the_engines(tmp_path: Path) -> None:
+    listed = tmp_path / "backends.yaml"
+    listed.write_text("[]")
+    discovery = {"file": {"path": str(listed), "refresh_s": 0.05}}
+    async with trial("F33", "engines listed in a file that is rewritten", discovery=discovery, listed=listed) as here:
+        await until(lambda: here.here.app.fleet.ready, "ready")
+
+        def rewrite(engines: Sequence[FleetProcess]) -> tuple[float, Happening]:
+            return len(engines) / 10, partial(list_engines, listed, engines)
+
+        both = (*here.prefill, *here.decode)
+        await here.load(REQUESTS, rewrite(both[1:]), (0.6, partial(list_engines, listed, both)))
+        assert here.verdicts == {Verdict.RIGHT: REQUESTS}
+        assert len(here.here.app.fleet.backends) == len(both)

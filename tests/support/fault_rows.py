@@ -9,8 +9,11 @@ import random
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
+
+import orjson
 
 from router.call import Api
 from router.sim.config import SimConfig
@@ -104,13 +107,23 @@ class Trial:
         return next(b.standing.state.value for b in self.here.app.fleet.backends if b.url == member.url)
 
 
+def list_engines(file: Path, engines: Sequence[FleetProcess]) -> None:
+    """Write the list that the gateway reads, in one step."""
+    new = file.with_suffix(".new")
+    new.write_bytes(orjson.dumps([asdict(fleet.members[0]) for fleet in engines]))
+    new.replace(file)
+
+
 @asynccontextmanager
 async def trial(
-    id_: str, fault: str, *, prefill: int = 2, decode: int = 2, sim: dict[str, Any] | None = None, **sections: Any
+    id_: str, fault: str, *, prefill: int = 2, decode: int = 2, listed: Path | None = None, **sections: Any
 ) -> AsyncIterator[Trial]:
-    """A trial whose row is kept; at its end the gateway must hold nothing."""
+    """A trial whose row is kept; at its end the gateway must hold nothing.
+
+    The gateway's settings name the engines, or the file `listed` does.
+    """
     row = Row(id_, fault)
-    fields = {"time_scale": 0.1, "decode_step_s": 0.05} | (sim or {})
+    fields: dict[str, Any] = {"time_scale": 0.1, "decode_step_s": 0.05}
     async with AsyncExitStack() as held:
 
         async def engines(role: Any, count: int) -> list[FleetProcess]:
@@ -120,6 +133,9 @@ async def trial(
 
         pools = await engines("prefill", prefill), await engines("decode", decode)
         members = [fleet.members[0] for pool in pools for fleet in pool]
+        if listed is not None:
+            list_engines(listed, [fleet for pool in pools for fleet in pool])
+            members = []
         here = await held.enter_async_context(gateway_over(members, **({"admission": NO_LIMIT} | sections)))
         made = Trial(*pools, here, row)
         try:

@@ -12,9 +12,11 @@ from router.edge.operators import Operators
 from router.edge.readiness import Readiness
 from router.fleet.backend import Backend
 from router.fleet.fleet import Fleet
+from router.fleet.membership import Membership
 from router.fleet.pairs import Pairs
+from router.fleet.probes import Prober
 from router.routing.choose import Chooser
-from router.settings import PairRules, Role, Routing
+from router.settings import PairRules, Probes, Role, Routing
 from tests.support.builders import a_backend
 
 
@@ -30,7 +32,9 @@ def chooser() -> Chooser:
 
 def app(decode: Backend, chooser: Chooser, operators: Operators) -> FastAPI:
     fleet = Fleet([decode])
-    routes = controls(fleet, chooser, operators, lambda: 5.0)
+    prober = Prober(fleet, httpx.AsyncClient(), Probes(), clock=lambda: 5.0, notice=lambda _: None, rng=random.Random())
+    members = Membership(fleet, prober, Pairs(PairRules()), lambda settings: Backend(settings, Probes(), now=5.0))
+    routes = controls(members, fleet, chooser, operators, lambda: 5.0)
     return operations_app(fleet, Pairs(PairRules()), Readiness(fleet), CollectorRegistry(), routes, lambda: 5.0)
 
 
@@ -59,6 +63,34 @@ async def test_an_engine_can_be_drained_and_enabled(client: httpx.AsyncClient, d
     assert (answer.status_code, answer.json()["drained"], decode.standing.usable) == (200, True, False)
     answer = await client.post(f"/fleet/backends/{decode.id}/enable")
     assert (answer.status_code, answer.json()["drained"], decode.standing.usable) == (200, False, True)
+
+
+async def test_engines_come_and_go(client: httpx.AsyncClient) -> None:
+    new = {"url": "http://10.0.0.9:8200", "role": "prefill"}
+    answer = await client.post("/fleet/backends", json=new)
+    assert (answer.status_code, answer.json()["id"], answer.json()["state"]) == (201, "10.0.0.9:8200", "unknown")
+    again = await client.post("/fleet/backends", json=new)
+    assert (again.status_code, again.json()["error"]["param"]) == (400, "url")
+    pools = (await client.get("/fleet")).json()["pools"]
+    assert [engine["id"] for engine in pools["prefill"]] == ["10.0.0.9:8200"]
+    assert (await client.delete("/fleet/backends/10.0.0.9:8200")).status_code == 200
+    assert (await client.delete("/fleet/backends/10.0.0.9:8200")).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"role": "prefill"}, "url"),
+        ({"url": "ftp://x", "role": "prefill"}, "url"),
+        ({"url": "http://x:1", "role": "both"}, "role"),
+        ({"url": "http://x:1", "role": "decode", "speed": 1}, "speed"),
+    ],
+)
+async def test_what_is_no_engine_is_refused_by_name(
+    client: httpx.AsyncClient, body: dict[str, object], param: str
+) -> None:
+    answer = await client.post("/fleet/backends", json=body)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
 
 
 async def test_an_engine_that_does_not_exist_is_not_found(client: httpx.AsyncClient) -> None:

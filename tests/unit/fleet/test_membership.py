@@ -1,0 +1,94 @@
+import random
+
+import httpx
+import pytest
+
+from router.errors import InvalidRequest, NotFound
+from router.fleet.backend import Backend
+from router.fleet.fleet import Fleet
+from router.fleet.membership import Membership
+from router.fleet.pairs import Pairs
+from router.fleet.probes import Prober
+from router.settings import BackendSettings, PairRules, Probes, Role
+from tests.support.builders import a_backend
+
+
+class Site:
+    """A fleet of one configured engine."""
+
+    def __init__(self) -> None:
+        self.fleet = Fleet([a_backend(Role.DECODE, 1)])
+        self.pairs = Pairs(PairRules(failures=1))
+        prober = Prober(
+            self.fleet, httpx.AsyncClient(), Probes(), clock=lambda: 0.0, notice=lambda _: None, rng=random.Random()
+        )
+        self.members = Membership(self.fleet, prober, self.pairs, self.make)
+
+    def make(self, settings: BackendSettings) -> Backend:
+        if settings.key_env:
+            raise InvalidRequest("no key", param="key_env")
+        return Backend(settings, Probes(), now=0.0)
+
+    @property
+    def ports(self) -> list[int]:
+        return [int(backend.id.rsplit(":", 1)[1]) for backend in self.fleet.backends]
+
+
+def engine(port: int, role: Role = Role.PREFILL, **fields: object) -> BackendSettings:
+    return BackendSettings.model_validate({"url": f"http://127.0.0.1:{port}", "role": role, **fields})
+
+
+async def test_an_engine_comes_in_and_goes() -> None:
+    here = Site()
+    added = here.members.add(engine(2))
+    assert here.ports == [1, 2]
+    here.pairs.failed(added.id, "d", 0.0)
+    assert here.members.remove(added.id) is added
+    assert (here.ports, here.pairs.usable(added.id, "d", 1.0)) == ([1], True)
+
+
+async def test_an_address_is_one_engine() -> None:
+    here = Site()
+    with pytest.raises(InvalidRequest):
+        here.members.add(engine(1))
+    assert here.ports == [1]
+
+
+async def test_who_is_not_there_cannot_be_removed() -> None:
+    with pytest.raises(NotFound):
+        Site().members.remove("127.0.0.1:9")
+
+
+async def test_a_source_says_who_is_there() -> None:
+    here = Site()
+    assert here.members.found([engine(2), engine(3)]) == []
+    two, three = here.fleet.backends[1:]
+    assert here.members.found([engine(3), engine(4)]) == []
+    assert here.ports == [1, 3, 4]
+    assert here.fleet.backends[1] is three
+    assert two not in here.fleet.backends
+    assert here.members.found([]) == []
+    assert here.ports == [1]
+
+
+async def test_an_engine_whose_settings_changed_is_another_one() -> None:
+    here = Site()
+    here.members.found([engine(2)])
+    before = here.fleet.backends[1]
+    here.members.found([engine(2, group="blue")])
+    assert (here.ports, here.fleet.backends[1].group) == ([1, 2], "blue")
+    assert here.fleet.backends[1] is not before
+
+
+async def test_what_cannot_be_taken_in_is_told_and_tried_again() -> None:
+    here = Site()
+    faults = here.members.found([engine(1), engine(2, key_env="KEY"), engine(3)])
+    assert (len(faults), here.ports) == (2, [1, 3])
+    assert len(here.members.found([engine(1), engine(3)])) == 1
+
+
+async def test_one_that_an_operator_removed_is_not_removed_twice() -> None:
+    here = Site()
+    here.members.found([engine(2)])
+    here.members.remove("127.0.0.1:2")
+    assert here.members.found([]) == []
