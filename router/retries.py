@@ -102,15 +102,18 @@ class Retries:
         now = self.clock()
         engine = route.prefill if fault.leg is Leg.PREFILL else route.decode
         assert engine is not None
-        handed_over = route.prefill is not None and journey.route is RouteKind.DISAGGREGATED
-        if fault.leg is Leg.DECODE and isinstance(fault, ErrorEvent) and handed_over and route.prefill:
-            if journey.committed_at is None:
-                self.pairs.failed(route.prefill.id, route.decode.id, now)
+        if route.prefill is not None and self._is_the_pairs(fault, journey):
+            self.pairs.failed(route.prefill.id, route.decode.id, now)
         elif isinstance(fault, ConnectFailed):
             self._tell(engine, engine.standing.refused(now))
         elif _tells_of_the_engine(fault):
             spare = self.fleet.can_spare(engine)
             self._tell(engine, engine.standing.failed(fault.reason, now, can_be_spared=spare))
+
+    def _is_the_pairs(self, fault: EngineFault, journey: Journey) -> bool:
+        """A hand-over that decode could not load; once an answer has begun, it could."""
+        handed_over = journey.route is RouteKind.DISAGGREGATED and journey.committed_at is None
+        return handed_over and fault.leg is Leg.DECODE and isinstance(fault, ErrorEvent)
 
     def _tell(self, engine: Backend, changed: bool) -> None:
         if changed:

@@ -159,6 +159,17 @@ async def test_a_hand_over_that_could_not_be_loaded_is_the_pairs_fault() -> None
     assert {b.standing.state for b in here.fleet.backends} == {State.UP}
 
 
+async def test_an_error_in_mid_stream_is_the_engines_fault() -> None:
+    here = Site()
+    for _ in range(3):
+        here.journey = Journey("r-1", "chat", 0.0, lambda: 0.0, ())
+        here.journey.committed()
+        with pytest.raises(ErrorEvent):
+            await here.fails(ErrorEvent("x"), Leg.DECODE, here.prefill[0], here.decode[0])
+    assert here.decode[0].standing.state is State.EJECTED
+    assert here.pairs.usable(here.prefill[0].id, here.decode[0].id, 0.0)
+
+
 async def fail_often(here: Site, fault: EngineFault, leg: Leg) -> None:
     for _ in range(3):
         here.tries = here.retries.begin(MODEL, 0.0)
