@@ -46,6 +46,7 @@ from router.retries import Notice, Retries
 from router.routing.choose import Chooser, same_group
 from router.settings import BackendSettings, Ops, Settings, engine_key, operators_token
 from router.supervision import Tasks
+from router.telemetry.audit import Audit
 from router.telemetry.edge import EdgeMetrics
 from router.telemetry.logs import AccessLog, Lines, configure
 from router.telemetry.loop_lag import LoopLag
@@ -80,6 +81,7 @@ class App:
     data_guards: Guards
     operations_guards: Guards
     loop_lag: LoopLag
+    audit: Audit
 
 
 def build(settings: Settings, log_lines: Lines | None = None) -> App:
@@ -152,6 +154,7 @@ def build(settings: Settings, log_lines: Lines | None = None) -> App:
         data_guards=data_guards,
         operations_guards=operations_guards,
         loop_lag=LoopLag(registry),
+        audit=Audit(fleet, permits, connections, releases, registry),
     )
 
 
@@ -243,6 +246,7 @@ async def running(settings: Settings, log_lines: Lines | None = None) -> AsyncIt
         await app.prober.probe_all()
         background.spawn(app.prober.run(), "probes")
         background.spawn(app.loop_lag.run(), "loop lag")
+        background.spawn(app.audit.run(), "audit")
         if listed:
             background.spawn(listed.run(), "list of engines")
         data = listener(app.data, app.data_guards, settings.drain.drain_timeout_s)

@@ -70,6 +70,11 @@ class Permits:
         """Permits out for one engine."""
         return self._taken.get(backend, 0)
 
+    @property
+    def total(self) -> int:
+        """Permits out for all engines, also those that have left the fleet."""
+        return sum(self._taken.values())
+
     def of_pool(self, backends: Sequence[Backend]) -> tuple[float, int]:
         """Free and taken permits over some engines of one pool; infinitely many are free where there is no limit."""
         taken = sum(self.taken(backend) for backend in backends)

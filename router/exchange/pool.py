@@ -175,6 +175,11 @@ class Connections:
         """Sockets to all engines."""
         return sum(pool.open for pool in self._pools.values())
 
+    @property
+    def idle(self) -> int:
+        """Those of them that wait for use."""
+        return sum(pool.idle for pool in self._pools.values())
+
     def close(self) -> None:
         """Close every connection to every engine."""
         for pool in self._pools.values():

@@ -127,6 +127,7 @@ async def test_every_text_is_right_or_its_failure_told_and_nothing_is_left() -> 
         tasks = len(asyncio.all_tasks())
         came = await all_requests(here)
         await until(lambda: not here.held(), here.held, within_s=5)
+        here.assert_audited()
         edge = here.app.data_guards.census
         await until(lambda: edge.open == 0, f"{edge.open} clients' connections to end")
         assert len(asyncio.all_tasks()) <= tasks

@@ -141,6 +141,7 @@ async def trial(
         try:
             yield made
             await until(lambda: not here.held(), here.held, within_s=5)
+            here.assert_audited()
         finally:
             row.leaked = sum(here.held().values())
             ROWS.append(row)

@@ -19,6 +19,7 @@ from router.settings import Settings, load
 from router.sim.config import SimConfig
 from router.sim.engine import SimEngine
 from router.sim.faults import Fault
+from router.telemetry.audit import RULES
 
 QUIET_WITHIN_S = 2.0
 """What nobody waits for is given back within this time."""
@@ -86,6 +87,15 @@ class Site:
             return [held for held in (self.held(), *(engine.ledger.outstanding() for engine in engines)) if held]
 
         await until(lambda: not outstanding(), outstanding)
+        self.assert_audited()
+
+    def assert_audited(self) -> None:
+        """The gateway's own audit finds nothing, and never did."""
+        assert list(self.app.audit.violations()) == []
+        name = "pd_router_invariant_violations_total"
+        assert {rule: self.app.registry.get_sample_value(name, {"rule": rule}) for rule in RULES} == dict.fromkeys(
+            RULES, 0
+        )
 
     def held(self) -> dict[str, int]:
         """What the gateway holds for requests, by name; empty when it is quiet. Idle connections do not count."""
