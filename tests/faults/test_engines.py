@@ -45,7 +45,12 @@ async def test_f02_a_decode_engine_is_killed_before_its_first_events() -> None:
 
 async def test_f03_a_decode_engine_is_killed_in_mid_stream() -> None:
     async with trial("F03", "1 of 4 decode engines killed in mid-stream", decode=4) as here:
-        await here.load(REQUESTS // 2, (0.3, here.decode[0].kill), max_tokens=200)
+
+        async def kill() -> None:
+            await asyncio.sleep(0.5)  # those that have just begun are half way then
+            here.decode[0].kill()
+
+        await here.load(REQUESTS // 2, (0.3, kill), max_tokens=200)
         assert here.row.lost == 0
         assert 0 < here.verdicts[Verdict.BROKEN_OFF] < 40
         assert here.verdicts[Verdict.REFUSED] == 0
