@@ -100,14 +100,17 @@ def build(settings: Settings, log_lines: Lines | None = None) -> App:
     connections = Connections(settings.timeouts.connect_s)
     releases = Releases(connections, settings.handoff, metrics)
 
+    def call_who_waits(backend: Backend) -> None:
+        for model in backend.models:  # they may go now, or need not wait any more
+            line.call_next(model, answering_pool(backend))
+
     def notice(backend: Backend) -> None:
         _log_standing(backend)
-        for model in backend.models:  # who waits for it may go now, or need not wait any more
-            line.call_next(model, answering_pool(backend))
+        call_who_waits(backend)
 
     client = httpx.AsyncClient(transport=EngineTransport(connections), trust_env=False)
     prober = Prober(fleet, client, settings.probes, clock=clock, notice=notice, rng=rng)
-    membership = Membership(fleet, prober, pairs, lambda engine: _backend(settings, engine))
+    membership = Membership(fleet, prober, pairs, lambda engine: _backend(settings, engine), call_who_waits)
     exchange = Exchange(
         connections, releases, settings.timeouts, max_answer_bytes=settings.edge.max_answer_bytes, clock=clock
     )

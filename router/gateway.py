@@ -100,8 +100,8 @@ class Gateway:
         while True:
             try:
                 route = self._choose(call, tries, journey)
-            except Unavailable:
-                self.line.call_next(call.model, Role.DECODE)  # they are all to hear of it
+            except RequestError:
+                self.line.call_next(call.model, Role.DECODE)  # who waits is to hear of it, too
                 raise
             if isinstance(route, Route) and (waited or self.line.is_empty(call.model, Role.DECODE)):
                 break

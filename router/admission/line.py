@@ -52,12 +52,12 @@ class Line:
         try:
             async with asyncio.timeout_at(by):
                 await place
-        except TimeoutError:
-            raise self.refusal(pool) from None
-        except asyncio.CancelledError:
-            if place.done() and not place.cancelled():  # the turn came too late for this one
-                self._leave(model, pool, place)
+        except (TimeoutError, asyncio.CancelledError) as ended:
+            self._leave(model, pool, place)
+            if place.done() and not place.cancelled():  # the turn came, too late for this one
                 self.call_next(model, pool)
+            if isinstance(ended, TimeoutError):
+                raise self.refusal(pool) from None
             raise
         finally:
             self._leave(model, pool, place)

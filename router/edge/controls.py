@@ -6,6 +6,7 @@ from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, ConfigDict
 
 from router.edge.operators import Operators
+from router.errors import InvalidRequest
 from router.fleet.fleet import Fleet
 from router.fleet.membership import Membership
 from router.routing.choose import Chooser
@@ -41,7 +42,12 @@ def controls(membership: Membership, fleet: Fleet, chooser: Chooser, operators: 
 
     @router.post("/fleet/backends", dependencies=[Depends(admitted)], status_code=201)
     async def add(settings: BackendSettings) -> dict[str, Any]:
-        """Take an engine into the fleet, until the process ends."""
+        """Take an engine into the fleet, until the process ends.
+
+        Its key can only be one that the fleet uses already: else any variable could be sent to any address.
+        """
+        if settings.key_env and settings.key_env not in {backend.settings.key_env for backend in fleet.backends}:
+            raise InvalidRequest("key_env must name a variable that an engine of the fleet uses", param="key_env")
         return membership.add(settings).describe(clock())
 
     @router.delete("/fleet/backends/{backend_id}", dependencies=[Depends(admitted)])
@@ -52,8 +58,6 @@ def controls(membership: Membership, fleet: Fleet, chooser: Chooser, operators: 
     @router.post("/fleet/backends/{backend_id}/{action}", dependencies=[Depends(admitted)])
     async def drain(backend_id: str, action: Literal["drain", "enable"]) -> dict[str, Any]:
         """Send an engine no more requests, while those that it has go on; or send it requests again."""
-        backend = fleet.backend(backend_id)
-        backend.standing.drained = action == "drain"
-        return backend.describe(clock())
+        return membership.drain(backend_id, drained=action == "drain").describe(clock())
 
     return router

@@ -11,20 +11,27 @@ from collections.abc import Callable
 class Outbox:
     """What is to be written in this round, in order; one for all connections of a listener."""
 
-    __slots__ = ("_flush", "_waiting")
+    __slots__ = ("_flush", "_loop", "_waiting")
 
     def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._waiting: list[tuple[Callable[[bytes], None], bytes]] = []
         self._flush = self.flush
 
     def put(self, loop: asyncio.AbstractEventLoop, write: Callable[[bytes], None], data: bytes) -> None:
         """Have `write(data)` called before the loop waits again. What it raises is the loop's to report."""
         if not self._waiting:
+            self._loop = loop
             loop.call_soon(self._flush)
         self._waiting.append((write, data))
 
     def flush(self) -> None:
-        """Write everything now."""
-        waiting, self._waiting = self._waiting, []
-        for write, data in waiting:
-            write(data)
+        """Write everything now. A write that raises costs no other connection its bytes: the rest goes next."""
+        waiting, self._waiting = iter(self._waiting), []
+        try:
+            for write, data in waiting:
+                write(data)
+        finally:
+            if (left := [*waiting]) and self._loop is not None:
+                self._waiting[:0] = left
+                self._loop.call_soon(self._flush)

@@ -14,16 +14,21 @@ from router.fleet.probes import Prober
 from router.settings import BackendSettings
 
 Make = Callable[[BackendSettings], Backend]
+Changed = Callable[[Backend], None]
 
 
 class Membership:
-    """Changes `fleet`; `make` builds an engine from its settings, and may raise `InvalidRequest`."""
+    """Changes `fleet`; `make` builds an engine from its settings, and may raise `InvalidRequest`.
 
-    def __init__(self, fleet: Fleet, prober: Prober, pairs: Pairs, make: Make) -> None:
+    `changed` hears of each engine that may get requests from now on, or may not any more.
+    """
+
+    def __init__(self, fleet: Fleet, prober: Prober, pairs: Pairs, make: Make, changed: Changed) -> None:
         self._fleet = fleet
         self._prober = prober
         self._pairs = pairs
         self._make = make
+        self._changed = changed
         self._found: dict[str, tuple[BackendSettings, Backend]] = {}
 
     def add(self, settings: BackendSettings) -> Backend:
@@ -40,6 +45,14 @@ class Membership:
         backend = self._fleet.backend(backend_id)
         self._fleet.backends = tuple(b for b in self._fleet.backends if b is not backend)
         self._pairs.forget(backend.id)
+        self._changed(backend)
+        return backend
+
+    def drain(self, backend_id: str, *, drained: bool) -> Backend:
+        """Send an engine no more requests, or requests again. Raises `NotFound`."""
+        backend = self._fleet.backend(backend_id)
+        backend.standing.drained = drained
+        self._changed(backend)
         return backend
 
     def found(self, engines: Iterable[BackendSettings]) -> list[str]:

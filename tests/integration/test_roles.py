@@ -233,6 +233,23 @@ async def test_who_waits_for_an_engine_that_goes_is_told() -> None:
         assert here.app.line.depth(Role.DECODE) == 0
 
 
+@pytest.mark.parametrize("change", ["drain", "remove"])
+async def test_who_waits_for_an_engine_that_an_operator_takes_out_is_told(change: str) -> None:
+    decode = engine("decode", time_scale=1.0, decode_step_s=0.05)
+    body = chat(stream=True)
+    async with site(decode, admission=FULL) as here, asyncio.TaskGroup() as group:
+        asked = [group.create_task(ask(here.url, body)) for _ in range(4)]
+        await until(lambda: here.app.line.depth(Role.DECODE) == 3, "three to wait")
+        backend_id = decode.url.removeprefix("http://")
+        if change == "drain":
+            here.app.membership.drain(backend_id, drained=True)
+        else:
+            here.app.membership.remove(backend_id)
+        await until(lambda: here.app.line.depth(Role.DECODE) == 0, "all to be told", within_s=0.5)
+        verdicts = [judge(await one, body) for one in asked]
+        assert (verdicts.count(Verdict.RIGHT), verdicts.count(Verdict.REFUSED)) == (1, 3)
+
+
 async def test_a_full_decode_pool_says_when_to_come_back() -> None:
     prefill, decode = engine("prefill"), engine("decode", time_scale=1.0, decode_step_s=0.01)
     body = chat(stream=True)

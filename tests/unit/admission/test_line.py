@@ -146,6 +146,16 @@ async def test_who_leaves_makes_room_and_passes_his_turn_on() -> None:
     assert repr(line) == "<Line 0 waiting>"
 
 
+@virtual_time
+async def test_a_turn_that_comes_as_the_time_is_over_is_passed_on() -> None:
+    line, served = a_line(), list[str]()
+    asyncio.get_running_loop().call_at(now() + 3, line.freed, [M], D)  # armed before the first one's own timer
+    first = await stand(line, "a", served, wait_s=3)
+    second = await stand(line, "b", served, wait_s=10)
+    await asyncio.wait([*first, *second])
+    assert served == ["-a", "b"]
+
+
 def test_come_back_is_never_sooner_than_in_a_second_nor_later_than_in_a_minute() -> None:
     clock = [0.0]
     line = Line(Admission(), lambda: clock[0])

@@ -33,7 +33,9 @@ def chooser() -> Chooser:
 def app(decode: Backend, chooser: Chooser, operators: Operators) -> FastAPI:
     fleet = Fleet([decode])
     prober = Prober(fleet, httpx.AsyncClient(), Probes(), clock=lambda: 5.0, notice=lambda _: None, rng=random.Random())
-    members = Membership(fleet, prober, Pairs(PairRules()), lambda settings: Backend(settings, Probes(), now=5.0))
+    members = Membership(
+        fleet, prober, Pairs(PairRules()), lambda settings: Backend(settings, Probes(), now=5.0), lambda _: None
+    )
     routes = controls(members, fleet, chooser, operators, lambda: 5.0)
     return operations_app(fleet, Pairs(PairRules()), Readiness(fleet), CollectorRegistry(), routes, lambda: 5.0)
 
@@ -84,6 +86,7 @@ async def test_engines_come_and_go(client: httpx.AsyncClient) -> None:
         ({"url": "ftp://x", "role": "prefill"}, "url"),
         ({"url": "http://x:1", "role": "both"}, "role"),
         ({"url": "http://x:1", "role": "decode", "speed": 1}, "speed"),
+        ({"url": "http://x:1", "role": "decode", "key_env": "HOME"}, "key_env"),
     ],
 )
 async def test_what_is_no_engine_is_refused_by_name(

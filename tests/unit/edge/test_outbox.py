@@ -35,3 +35,19 @@ async def test_what_a_write_leads_to_is_written_in_the_next_round() -> None:
     assert written == [b"a"]
     await asyncio.sleep(0)
     assert written == [b"a", b"b"]
+
+
+async def test_a_write_that_raises_costs_the_others_nothing() -> None:
+    outbox, loop, written = Outbox(), asyncio.get_running_loop(), list[bytes]()
+    reported: list[object] = []
+    loop.set_exception_handler(lambda _, context: reported.append(context["exception"]))
+
+    def broken(_: bytes) -> None:
+        raise OSError("gone")
+
+    for write, data in ((written.append, b"a"), (broken, b"x"), (written.append, b"b"), (written.append, b"c")):
+        outbox.put(loop, write, data)
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert written == [b"a", b"b", b"c"]
+    assert [type(error) for error in reported] == [OSError]

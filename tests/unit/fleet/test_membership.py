@@ -22,7 +22,8 @@ class Site:
         prober = Prober(
             self.fleet, httpx.AsyncClient(), Probes(), clock=lambda: 0.0, notice=lambda _: None, rng=random.Random()
         )
-        self.members = Membership(self.fleet, prober, self.pairs, self.make)
+        self.changed: list[Backend] = []
+        self.members = Membership(self.fleet, prober, self.pairs, self.make, self.changed.append)
 
     def make(self, settings: BackendSettings) -> Backend:
         if settings.key_env:
@@ -45,6 +46,16 @@ async def test_an_engine_comes_in_and_goes() -> None:
     here.pairs.failed(added.id, "d", 0.0)
     assert here.members.remove(added.id) is added
     assert (here.ports, here.pairs.usable(added.id, "d", 1.0)) == ([1], True)
+    assert here.changed == [added]
+
+
+async def test_an_engine_is_drained_and_back() -> None:
+    here = Site()
+    one = here.fleet.backends[0]
+    assert here.members.drain(one.id, drained=True) is one
+    assert not one.standing.usable
+    here.members.drain(one.id, drained=False)
+    assert (one.standing.usable, here.changed) == (True, [one, one])
 
 
 async def test_an_address_is_one_engine() -> None:
