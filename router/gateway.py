@@ -96,20 +96,27 @@ class Gateway:
 
     async def _place(self, call: Call, tries: Tries, journey: Journey) -> Route:
         """A route with room, to be taken in the same tick; waits in line for one where that may help."""
-        since, waited = self.clock(), False
+        since = self.clock()
+        pool: Role | None = None
         while True:
             try:
                 route = self._choose(call, tries, journey)
             except RequestError:
-                self.line.call_next(call.model, Role.DECODE)  # who waits is to hear of it, too
+                self.line.call_all_next(call.model)  # who waits is to hear of it, too
                 raise
-            if isinstance(route, Route) and (waited or self.line.is_empty(call.model, Role.DECODE)):
+            if isinstance(route, Shortage):
+                short = route.pool
+            elif pool is None and (others := self.line.before(call.model, route.draws_on)):
+                short = others
+            else:
                 break
-            await self.line.wait(call.model, Role.DECODE, since + self.queue_timeout_s, first=waited)
-            waited = True
-        if waited:
-            journey.queued(Role.DECODE, self.clock() - since)
-            self.line.call_next(call.model, Role.DECODE)
+            if pool is not None and pool is not short:  # a turn that is of no use is the next one's
+                self.line.call_next(call.model, pool)
+            await self.line.wait(call.model, short, since + self.queue_timeout_s, first=pool is not None)
+            pool = short
+        if pool is not None:
+            journey.queued(pool, self.clock() - since)
+            self.line.call_next(call.model, pool)
         return route
 
     def _choose(self, call: Call, tries: Tries, journey: Journey) -> Route | Shortage:

@@ -17,10 +17,12 @@ class Grant:
     """
 
     def __init__(self, permits: Permits, decode: Backend, prefill: Backend | None, prompt_tokens: int) -> None:
-        self._decode = (permits.take(decode), decode.lease(prompt_tokens, local=prefill is None))
+        self._permits = permits
+        self._local = prefill is None
+        self._decode = (permits.take(decode, prompt_tokens), decode.lease(prompt_tokens, local=self._local))
         self._prefill: tuple[Permit, Lease] | None = None
         if prefill is not None:
-            self._prefill = (permits.take(prefill), prefill.lease(prompt_tokens))
+            self._prefill = (permits.take(prefill, prompt_tokens), prefill.lease(prompt_tokens))
 
     def settle_prefill(self, outcome: Outcome) -> None:
         """The prefill leg is over."""
@@ -29,7 +31,10 @@ class Grant:
 
     def answer_began(self) -> None:
         """The engine that answers has the prompt computed."""
-        self._decode[1].prompt_computed()
+        lease = self._decode[1]
+        lease.prompt_computed()
+        if self._local:
+            self._permits.prompt_computed(lease.backend)
 
     def settle(self, outcome: Outcome) -> None:
         """The request is over."""

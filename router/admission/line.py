@@ -33,9 +33,13 @@ class Line:
         self._lines: dict[Key, deque[Place]] = {}
         self._freed_at: dict[Role, deque[float]] = {}
 
-    def is_empty(self, model: str, pool: Role) -> bool:
-        """Whether nobody waits."""
-        return (model, pool) not in self._lines
+    def before(self, model: str, pools: Iterable[Role]) -> Role | None:
+        """The first of some pools for which others wait already, if any."""
+        if self._lines:
+            for pool in pools:
+                if (model, pool) in self._lines:
+                    return pool
+        return None
 
     def depth(self, pool: Role) -> int:
         """How many requests wait for a pool, whatever their model."""
@@ -69,10 +73,20 @@ class Line:
                 place.set_result(None)
                 return
 
+    def call_all_next(self, model: str) -> None:
+        """Wake the first of each line."""
+        for waited_for, pool in tuple(self._lines):
+            if waited_for == model:
+                self.call_next(model, pool)
+
     def freed(self, models: Iterable[str], pool: Role) -> None:
         """An engine of a pool has room for one more request."""
         freed_at = self._freed_at.setdefault(pool, deque(maxlen=4096))
         freed_at.append(self._clock())
+        self.call_first(models, pool)
+
+    def call_first(self, models: Iterable[str], pool: Role) -> None:
+        """There may be room for a request of any of these models."""
         if self._lines:
             for model in models:
                 self.call_next(model, pool)

@@ -1,4 +1,9 @@
-"""How many requests may one engine have at once? A permit is the right to one of them."""
+"""How much may one engine have at once? A permit is the right to one request, or to a share of a long prompt.
+
+A decode engine serves all its streams in each step, so every request there weighs one permit. A prefill engine computes
+prompts one after the other, so a request weighs by its tokens; one that is longer than all permits together weighs all
+of them, so that it gets in when the engine is free.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -14,12 +19,13 @@ def answering_pool(backend: Backend) -> Role:
 
 
 class Permit:
-    """The right to one request on one engine; given back once, by whoever holds it."""
+    """The right to one request of some weight on one engine; given back once, by whoever holds it."""
 
-    __slots__ = ("_permits", "backend", "open")
+    __slots__ = ("_permits", "backend", "open", "weight")
 
-    def __init__(self, permits: "Permits", backend: Backend) -> None:
+    def __init__(self, permits: "Permits", backend: Backend, weight: int) -> None:
         self.backend = backend
+        self.weight = weight
         self.open = True
         self._permits = permits
 
@@ -28,7 +34,7 @@ class Permit:
         if not self.open:
             return
         self.open = False
-        self._permits.back(self.backend)
+        self._permits.back(self)
 
     def __repr__(self) -> str:
         return f"<Permit {self.backend.id} {'open' if self.open else 'released'}>"
@@ -42,38 +48,59 @@ class Permits:
 
     def __init__(self, settings: Admission, line: Line | None = None) -> None:
         self._line = line
+        self._tokens_per_permit = settings.prefill_permit_tokens
         self._limits: Mapping[Role, int] = {
             Role.PREFILL: settings.prefill_permits,
             Role.DECODE: settings.decode_permits,
             Role.AGGREGATED: settings.decode_permits,
         }
         self._taken: dict[Backend, int] = {}
+        self._requests: dict[Backend, int] = {}
 
-    def has_room(self, backend: Backend) -> bool:
-        """Whether one more request may go there."""
+    def has_room(self, backend: Backend, prompt_tokens: int) -> bool:
+        """Whether one more request, with a prompt so long, may go there."""
         limit = self._limits[backend.role]
-        return limit == 0 or self._taken.get(backend, 0) < limit
+        return limit == 0 or self._taken.get(backend, 0) + self._weight(backend, prompt_tokens, limit) <= limit
 
-    def take(self, backend: Backend) -> Permit:
+    def take(self, backend: Backend, prompt_tokens: int) -> Permit:
         """A permit for an engine that has room."""
-        assert self.has_room(backend), f"no permit left for {backend!r}"
-        self._taken[backend] = self._taken.get(backend, 0) + 1
-        return Permit(self, backend)
+        assert self.has_room(backend, prompt_tokens), f"no permit left for {backend!r}"
+        weight = self._weight(backend, prompt_tokens, self._limits[backend.role])
+        self._taken[backend] = self._taken.get(backend, 0) + weight
+        self._requests[backend] = self._requests.get(backend, 0) + 1
+        return Permit(self, backend, weight)
 
-    def back(self, backend: Backend) -> None:
+    def back(self, permit: Permit) -> None:
         """A permit has been given back."""
-        self._taken[backend] -= 1
+        backend = permit.backend
+        self._taken[backend] -= permit.weight
+        self._requests[backend] -= 1
         if self._line is not None and self._limits[backend.role]:
             self._line.freed(backend.models, answering_pool(backend))
+
+    def prompt_computed(self, backend: Backend) -> None:
+        """An engine that computed a prompt in prefill's stead has room for another: who waits for prefill may go."""
+        if self._line is not None:
+            self._line.call_first(backend.models, Role.PREFILL)
+
+    def _weight(self, backend: Backend, prompt_tokens: int, limit: int) -> int:
+        if backend.role is not Role.PREFILL or prompt_tokens <= self._tokens_per_permit:
+            return 1
+        weight = -(-prompt_tokens // self._tokens_per_permit)
+        return min(weight, limit) if limit else weight
 
     def taken(self, backend: Backend) -> int:
         """Permits out for one engine."""
         return self._taken.get(backend, 0)
 
+    def requests(self, backend: Backend) -> int:
+        """Requests that hold permits for one engine."""
+        return self._requests.get(backend, 0)
+
     @property
-    def total(self) -> int:
-        """Permits out for all engines, also those that have left the fleet."""
-        return sum(self._taken.values())
+    def all_requests(self) -> int:
+        """Those of all engines, also of engines that have left the fleet."""
+        return sum(self._requests.values())
 
     def of_pool(self, backends: Sequence[Backend]) -> tuple[float, int]:
         """Free and taken permits over some engines of one pool; infinitely many are free where there is no limit."""

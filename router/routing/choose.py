@@ -12,8 +12,12 @@ from router.routing.route import Route, Shortage
 from router.settings import Mode, Role, Routing
 from router.telemetry.events import RouteKind
 
-Room = Callable[[Backend], bool]
+Room = Callable[[Backend, int], bool]
 Match = Callable[[Backend, Backend], bool]
+
+
+MISSED = (Reason.PREFILL_UNAVAILABLE, Reason.PREFILL_SATURATED)
+"""The prompt should be computed by a prefill engine, and cannot be now."""
 
 
 def same_group(prefill: Backend, decode: Backend) -> bool:
@@ -24,8 +28,8 @@ def same_group(prefill: Backend, decode: Backend) -> bool:
 class Chooser:
     """Applies the rule, then each pool's policy.
 
-    `has_room` tells whether an engine may get one more request, `pair_up` whether a prefill and a decode engine may
-    hand over to each other.
+    `has_room` tells whether an engine may get one more request with so many prompt tokens, `pair_up` whether a prefill
+    and a decode engine may hand over to each other.
     """
 
     def __init__(self, rules: Routing, has_room: Room, rng: random.Random, pair_up: Match = same_group) -> None:
@@ -49,15 +53,15 @@ class Chooser:
 
         `local` forbids a hand-over: one has failed, and decode computing the prompt itself is always right.
         """
-        decode = self._roomy(snapshot.decode)
+        decode = self._roomy(snapshot.decode, call)
         paired = [p for p in snapshot.prefill if any(self._pair_up(p, d) for d in decode)]
-        prefill = self._roomy(paired)
+        prefill = self._roomy(paired, call)
         pools = Pools(bool(paired), bool(prefill), bool(decode), snapshot.inflight)
         remote, reason = (False, Reason.HANDOVER_FAILED) if local else decide(call, pools, self._rules)
         if remote:
             return self._disaggregated(call, prefill, decode, reason)
-        if reason is Reason.PREFILL_UNAVAILABLE and self._rules.on_prefill_unavailable == "fail":
-            return Shortage(Role.PREFILL, saturated=False, reason=reason)
+        if reason in MISSED and self._rules.on_prefill_unavailable == "fail":
+            return _short_of_prefill(reason)
         return self._alone(call, decode, snapshot, reason)
 
     def _has_budget(self, backend: Backend, call: Call) -> bool:
@@ -71,13 +75,13 @@ class Chooser:
 
     def _alone(self, call: Call, decode: Sequence[Backend], snapshot: Snapshot, reason: Reason) -> Route | Shortage:
         """One engine does both phases: an aggregated one if there is one with room, else a decode engine."""
-        if aggregated := self._roomy(snapshot.aggregated):
+        if aggregated := self._roomy(snapshot.aggregated, call):
             return Route(RouteKind.AGGREGATED, self._decode_policy.pick(aggregated, call), None, reason)
         able = [backend for backend in decode if backend.paired.decodes_alone]
         if able and self._is_bounded(snapshot, reason):
             able = [backend for backend in able if self._has_budget(backend, call)]
             if not able:
-                return Shortage(Role.PREFILL, saturated=False, reason=Reason.PREFILL_UNAVAILABLE)
+                return _short_of_prefill(reason)
         if able:
             return Route(RouteKind.LOCAL, self._decode_policy.pick(able, call), None, reason)
         saturated = bool(snapshot.decode or snapshot.aggregated)
@@ -86,8 +90,14 @@ class Chooser:
 
     def _is_bounded(self, snapshot: Snapshot, reason: Reason) -> bool:
         """Whether decode only stands in for prefill engines; a fleet that has none computes all prompts that way."""
-        stands_in = reason in (Reason.PREFILL_UNAVAILABLE, Reason.HANDOVER_FAILED)
+        stands_in = reason in MISSED or reason is Reason.HANDOVER_FAILED
         return stands_in and snapshot.prefill_known and self._rules.on_prefill_unavailable == "local_if_small"
 
-    def _roomy(self, backends: Sequence[Backend]) -> list[Backend]:
-        return [backend for backend in backends if self._has_room(backend)]
+    def _roomy(self, backends: Sequence[Backend], call: Call) -> list[Backend]:
+        return [backend for backend in backends if self._has_room(backend, call.prompt_tokens)]
+
+
+def _short_of_prefill(reason: Reason) -> Shortage:
+    """Waiting helps where prefill engines are only full."""
+    saturated = reason is Reason.PREFILL_SATURATED
+    return Shortage(Role.PREFILL, saturated=saturated, reason=reason if saturated else Reason.PREFILL_UNAVAILABLE)

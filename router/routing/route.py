@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from router.fleet.backend import Backend
+from router.routing.disaggregation import Reason
 from router.settings import Role
 from router.telemetry.events import RouteKind
 
@@ -15,6 +16,12 @@ class Route:
     decode: Backend
     prefill: Backend | None
     reason: str
+
+    @property
+    def draws_on(self) -> tuple[Role, ...]:
+        """The pools whose room it takes: that of prefill too where only its being full sends the prompt to decode."""
+        novel = self.prefill is not None or self.reason == Reason.PREFILL_SATURATED
+        return (Role.DECODE, Role.PREFILL) if novel else (Role.DECODE,)
 
 
 @dataclass(frozen=True, slots=True)

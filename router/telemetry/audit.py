@@ -68,7 +68,7 @@ class Audit:
     def violations(self) -> Iterator[tuple[str, str]]:
         """What does not hold now: the rule and the case."""
         for backend in self._fleet.backends:
-            load, taken = backend.load, self._permits.taken(backend)
+            load, taken = backend.load, self._permits.requests(backend)
             if taken != load.requests:
                 yield "permits", f"{backend.id}: {taken} permits for {load.requests} requests"
             counts = (load.requests, load.tokens, load.local_tokens, backend.standing.on_trial)
@@ -81,5 +81,5 @@ class Audit:
 
     def _leaving(self) -> int:
         """Requests that engines still have which have left the fleet."""
-        gone = self._permits.total - sum(self._permits.taken(backend) for backend in self._fleet.backends)
+        gone = self._permits.all_requests - sum(self._permits.requests(backend) for backend in self._fleet.backends)
         return LEGS * gone

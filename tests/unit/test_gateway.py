@@ -21,8 +21,9 @@ from router.fleet.fleet import Fleet
 from router.gateway import Gateway
 from router.routing.choose import Chooser
 from router.settings import Admission, Role, Routing
-from router.telemetry.events import Journey, RouteKind, Stage
+from router.telemetry.events import Clock, Journey, RouteKind, Stage
 from tests.support.builders import a_backend, a_body, a_retries
+from tests.support.virtual_time import virtual_time
 
 ANSWER = b'{"choices":[]}'
 
@@ -108,13 +109,15 @@ class Ends:
 class Site:
     """A gateway of two engines."""
 
-    def __init__(self, fault: BaseException | None = None, **admission: int) -> None:
+    def __init__(
+        self, fault: BaseException | None = None, *, clock: Clock = lambda: 0.0, budget: int = 8192, **admission: int
+    ) -> None:
         self.backends: list[Backend] = [a_backend(Role.PREFILL, 1), a_backend(Role.DECODE, 2)]
-        self.line = Line(Admission(**admission), lambda: 0.0)
+        self.line = Line(Admission(**admission), clock)
         self.permits = Permits(Admission(**admission), self.line)
         self.exchange = FakeExchange(fault)
         self.ends = Ends()
-        rules = Routing(min_novel_tokens=0, min_concurrency=0)
+        rules = Routing(min_novel_tokens=100, min_concurrency=0, local_prefill_budget_tokens=budget)
         fleet = Fleet(self.backends)
         self.gateway = Gateway(
             fleet=fleet,
@@ -125,7 +128,7 @@ class Site:
             queue_timeout_s=10,
             exchange=cast("Exchange", self.exchange),
             observers=(self.ends,),
-            clock=lambda: 0.0,
+            clock=clock,
             strip_engine_fields=False,
         )
 
@@ -140,8 +143,8 @@ class Site:
         return journey
 
 
-def asks(**fields: Any) -> FakeClient:
-    return FakeClient(a_body(**fields))
+def asks(prompt_tokens: int = 500, **fields: Any) -> FakeClient:
+    return FakeClient(a_body(messages=[{"role": "user", "content": "four" * prompt_tokens}], **fields))
 
 
 async def test_a_request_goes_over_both_engines_and_is_answered_once() -> None:
@@ -209,10 +212,104 @@ async def test_an_unknown_model_is_404_and_counted_as_other() -> None:
 
 async def test_without_room_the_answer_is_503_and_says_when_to_come_back() -> None:
     site, client = Site(decode_permits=1, prefill_permits=1), asks()
-    held = site.permits.take(site.backends[1])
+    held = site.permits.take(site.backends[1], 10)
     await site.gateway.handle(Api.CHAT, client)
     held.release()
     (error,) = client.told
     assert isinstance(error, Unavailable)
     assert (error.status, error.code, error.retry_after_s) == (503, "decode_saturated", 1)
     assert site.ends.journeys[0].outcome is Outcome.REJECTED
+
+
+class Crowd:
+    """Requests that are asked one after the other, and the order in which they were answered."""
+
+    def __init__(self, site: Site) -> None:
+        self.site = site
+        self.answered: list[str] = []
+        self.tasks: list[asyncio.Task[None]] = []
+
+    async def ask(self, name: str, prompt_tokens: int) -> None:
+        async def handle() -> None:
+            client = asks(prompt_tokens)
+            await self.site.gateway.handle(Api.CHAT, client)
+            self.answered.append(name if client.told == [ANSWER] else f"-{name}")
+
+        self.tasks.append(asyncio.get_running_loop().create_task(handle()))
+        await asyncio.sleep(0.01)
+
+
+def crowded(**admission: int) -> tuple[Site, Crowd]:
+    """A gateway whose decode engine computes no prompt in prefill's stead, on the loop's time."""
+    site = Site(None, clock=asyncio.get_running_loop().time, budget=0, **admission)
+    return site, Crowd(site)
+
+
+@virtual_time
+async def test_novel_prompts_wait_for_prefill_while_others_pass() -> None:
+    site, crowd = crowded(prefill_permits=1)
+    held = site.permits.take(site.backends[0], 1)
+    await crowd.ask("novel", 500)
+    await crowd.ask("short", 10)
+    assert (crowd.answered, site.line.depth(Role.PREFILL), site.line.depth(Role.DECODE)) == (["short"], 1, 0)
+    held.release()
+    await asyncio.wait(crowd.tasks)
+    assert crowd.answered == ["short", "novel"]
+    assert site.ends.journeys[-1].queue == "prefill"
+
+
+@virtual_time
+async def test_who_comes_later_does_not_overtake_who_waits_for_prefill() -> None:
+    site, crowd = crowded(prefill_permits=2, prefill_permit_tokens=300)
+    held = [site.permits.take(site.backends[0], 1) for _ in range(2)]
+    await crowd.ask("long", 500)
+    held[0].release()  # room for a short one, not for the long one in front of it
+    await crowd.ask("shorter", 200)
+    assert crowd.answered == []
+    held[1].release()
+    await asyncio.wait(crowd.tasks)
+    assert crowd.answered == ["long", "shorter"]
+
+
+@virtual_time
+async def test_who_has_waited_for_prefill_and_finds_decode_full_waits_for_that_first_in_line() -> None:
+    site, crowd = crowded(prefill_permits=1, decode_permits=1)
+    prefill, decode = (site.permits.take(backend, 1) for backend in site.backends)
+    decode.release()
+    await crowd.ask("novel", 500)
+    decode = site.permits.take(site.backends[1], 1)
+    await crowd.ask("short", 10)
+    prefill.release()
+    await asyncio.sleep(0.01)
+    assert (site.line.depth(Role.PREFILL), site.line.depth(Role.DECODE)) == (0, 2)
+    decode.release()
+    await asyncio.wait(crowd.tasks)
+    assert crowd.answered == ["novel", "short"]
+
+
+@virtual_time
+async def test_a_turn_that_is_of_no_use_is_passed_on() -> None:
+    site, crowd = crowded(prefill_permits=1, decode_permits=2)
+    prefill = site.permits.take(site.backends[0], 1)
+    held = [site.permits.take(site.backends[1], 1) for _ in range(2)]
+    await crowd.ask("novel", 500)
+    await crowd.ask("short", 10)
+    held[0].release()
+    await asyncio.sleep(0.01)
+    assert crowd.answered == ["short"], "the first in line had to go on to wait for prefill"
+    prefill.release()
+    await asyncio.wait(crowd.tasks)
+    assert crowd.answered == ["short", "novel"]
+
+
+@virtual_time
+async def test_an_engine_that_has_computed_a_prompt_in_prefills_stead_may_compute_another() -> None:
+    site = Site(clock=asyncio.get_running_loop().time, budget=600, prefill_permits=1)
+    site.backends[1].load.local_tokens = 500
+    crowd, _ = Crowd(site), site.permits.take(site.backends[0], 1)
+    await crowd.ask("novel", 500)
+    assert site.line.depth(Role.PREFILL) == 1
+    site.backends[1].load.local_tokens = 0
+    site.permits.prompt_computed(site.backends[1])
+    await asyncio.wait(crowd.tasks)
+    assert crowd.answered == ["novel"]

@@ -42,12 +42,12 @@ async def stand(line: Line, names: Sequence[str], served: list[str], wait_s: flo
 async def test_first_come_first_served() -> None:
     line, served = a_line(), list[str]()
     tasks = await stand(line, "abc", served)
-    assert (line.depth(D), line.depth(Role.PREFILL), line.is_empty(M, D)) == (3, 0, False)
+    assert (line.depth(D), line.depth(Role.PREFILL), line.before(M, [Role.PREFILL, D])) == (3, 0, D)
     for _ in "abc":
         line.freed([M], D)
     await asyncio.wait(tasks)
     assert served == ["a", "b", "c"]
-    assert (line.depth(D), line.is_empty(M, D)) == (0, True)
+    assert (line.depth(D), line.before(M, [D])) == (0, None)
 
 
 @virtual_time
@@ -80,7 +80,7 @@ async def test_nobody_waits_longer_than_he_would() -> None:
     began = now()
     await asyncio.wait(await stand(line, "a", served, wait_s=3))
     assert now() - began == pytest.approx(3)
-    assert (served, line.is_empty(M, D)) == (["-a"], True)
+    assert (served, line.before(M, [D])) == (["-a"], None)
 
 
 @virtual_time
@@ -97,7 +97,7 @@ async def test_a_full_line_takes_nobody() -> None:
 async def test_without_a_line_there_is_no_wait() -> None:
     line, served = a_line(queue_size=0), list[str]()
     await stand(line, "a", served)
-    assert (served, line.is_empty(M, D)) == (["-a"], True)
+    assert (served, line.before(M, [D])) == (["-a"], None)
 
 
 @virtual_time
@@ -164,3 +164,21 @@ def test_come_back_is_never_sooner_than_in_a_second_nor_later_than_in_a_minute()
         line.freed([M], D)
     line._lines[M, D] = deque([cast("asyncio.Future[None]", None)] * 500)
     assert line.refusal(D).retry_after_s == 60
+
+
+@virtual_time
+async def test_all_lines_of_a_model_are_told() -> None:
+    line, woken = a_line(), list[str]()
+
+    async def wait(model: str, pool: Role) -> None:
+        await line.wait(model, pool, now() + 10)
+        woken.append(f"{model} {pool}")
+
+    places = [("m", Role.DECODE), ("m", Role.PREFILL), ("n", Role.DECODE)]
+    tasks = [asyncio.get_running_loop().create_task(wait(*place)) for place in places]
+    await asyncio.sleep(0)
+    line.call_all_next("m")
+    await asyncio.sleep(1)
+    assert woken == ["m decode", "m prefill"]
+    line.call_first(["n"], D)
+    await asyncio.wait(tasks)

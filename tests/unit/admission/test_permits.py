@@ -16,28 +16,28 @@ LIMITS = Admission(prefill_permits=1, decode_permits=2)
 def test_each_engine_of_a_pool_has_the_pools_limit(role: Role, limit: int) -> None:
     permits, backend, other = Permits(LIMITS), a_backend(role, 1), a_backend(role, 2)
     for _ in range(limit):
-        assert permits.has_room(backend)
-        permits.take(backend)
-    assert (permits.has_room(backend), permits.has_room(other)) == (False, True)
+        assert permits.has_room(backend, 10)
+        permits.take(backend, 10)
+    assert (permits.has_room(backend, 10), permits.has_room(other, 10)) == (False, True)
 
 
 def test_no_limit_is_no_limit() -> None:
     permits, backend = Permits(Admission(decode_permits=0)), a_backend()
     for _ in range(1000):
-        permits.take(backend)
-    assert permits.has_room(backend)
+        permits.take(backend, 10)
+    assert permits.has_room(backend, 10)
 
 
 def test_a_permit_given_back_makes_room() -> None:
     permits, backend = Permits(LIMITS), a_backend("prefill")
-    permit = permits.take(backend)
+    permit = permits.take(backend, 10)
     permit.release()
-    assert (permits.has_room(backend), permits.taken(backend), permit.open) == (True, 0, False)
+    assert (permits.has_room(backend, 10), permits.taken(backend), permit.open) == (True, 0, False)
 
 
 def test_a_permit_is_given_back_once() -> None:
     permits, backend = Permits(LIMITS), a_backend()
-    first, _ = permits.take(backend), permits.take(backend)
+    first, _ = permits.take(backend, 10), permits.take(backend, 10)
     first.release()
     first.release()
     assert permits.taken(backend) == 1
@@ -45,14 +45,14 @@ def test_a_permit_is_given_back_once() -> None:
 
 def test_taking_where_there_is_no_room_is_a_mistake() -> None:
     permits, backend = Permits(LIMITS), a_backend("prefill")
-    permits.take(backend)
+    permits.take(backend, 10)
     with pytest.raises(AssertionError, match="no permit left"):
-        permits.take(backend)
+        permits.take(backend, 10)
 
 
 def test_a_pools_permits_are_counted() -> None:
     permits, pool = Permits(LIMITS), [a_backend(port=1), a_backend(port=2)]
-    permits.take(pool[0])
+    permits.take(pool[0], 10)
     assert permits.of_pool(pool) == (3.0, 1)
     assert permits.of_pool([]) == (0.0, 0)
     assert Permits(Admission(decode_permits=0)).of_pool(pool) == (math.inf, 0)
@@ -65,8 +65,8 @@ def test_in_any_order_permits_stay_within_limits_and_return_to_zero(takes: list[
     held: list[Permit] = []
     for take in takes:
         engine = rng.choice(engines)
-        if take and permits.has_room(engine):
-            held.append(permits.take(engine))
+        if take and permits.has_room(engine, 10):
+            held.append(permits.take(engine, 10))
         elif held:
             rng.choice(held).release()
         for backend, limit in zip(engines, (1, 2, 2), strict=True):
@@ -79,7 +79,35 @@ def test_in_any_order_permits_stay_within_limits_and_return_to_zero(takes: list[
 
 def test_their_lines_of_facts() -> None:
     permits = Permits(LIMITS)
-    permit = permits.take(a_backend(port=1))
+    permit = permits.take(a_backend(port=1), 10)
     assert (repr(permit), repr(permits)) == ("<Permit 127.0.0.1:1 open>", "<Permits 1 taken>")
     permit.release()
     assert (repr(permit), repr(permits)) == ("<Permit 127.0.0.1:1 released>", "<Permits 0 taken>")
+
+
+def test_a_prefill_engines_permits_are_for_tokens() -> None:
+    permits = Permits(Admission(prefill_permits=4, prefill_permit_tokens=1000))
+    prefill, decode = a_backend("prefill", 1), a_backend("decode", 2)
+    first = permits.take(prefill, 1001)
+    permits.take(decode, 1001)
+    assert (permits.taken(prefill), permits.taken(decode), permits.requests(prefill)) == (2, 1, 1)
+    assert (permits.has_room(prefill, 2000), permits.has_room(prefill, 2001)) == (True, False)
+    first.release()
+    assert (permits.taken(prefill), permits.requests(prefill), permits.all_requests) == (0, 0, 1)
+
+
+def test_a_prompt_longer_than_all_permits_gets_in_when_the_engine_is_free() -> None:
+    permits, prefill = Permits(Admission(prefill_permits=4, prefill_permit_tokens=1000)), a_backend("prefill", 1)
+    permit = permits.take(prefill, 128_000)
+    assert (permits.taken(prefill), permits.has_room(prefill, 1)) == (4, False)
+    permit.release()
+    short = permits.take(prefill, 1)
+    assert not permits.has_room(prefill, 128_000)
+    short.release()
+    assert permits.has_room(prefill, 128_000)
+
+
+def test_without_a_limit_a_long_prompt_weighs_what_it_weighs() -> None:
+    permits, prefill = Permits(Admission(prefill_permits=0, prefill_permit_tokens=1000)), a_backend("prefill", 1)
+    permits.take(prefill, 128_000)
+    assert (permits.taken(prefill), permits.has_room(prefill, 128_000)) == (128, True)

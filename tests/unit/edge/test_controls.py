@@ -27,7 +27,7 @@ def decode() -> Backend:
 
 @pytest.fixture
 def chooser() -> Chooser:
-    return Chooser(Routing(), lambda _: True, random.Random(0))
+    return Chooser(Routing(), lambda _, __: True, random.Random(0))
 
 
 def app(decode: Backend, chooser: Chooser, operators: Operators) -> FastAPI:

@@ -21,7 +21,7 @@ def choose(
 ) -> Route | Shortage:
     """Where a long prompt goes; everything pays unless `rules` say otherwise."""
     routing = Routing(**{"min_novel_tokens": 0, "min_concurrency": 0} | rules)
-    chooser = Chooser(routing, lambda backend: backend not in full, random.Random(1))
+    chooser = Chooser(routing, lambda backend, _: backend not in full, random.Random(1))
     return chooser.choose(call or a_call(prompt_tokens=LONG), Fleet(backends).snapshot(MODEL))
 
 
@@ -77,6 +77,20 @@ def test_a_full_prefill_pool_leaves_the_prompt_to_decode() -> None:
     assert route(P1, D1, full=(P1,)) == Route(RouteKind.LOCAL, D1, None, Reason.PREFILL_SATURATED)
 
 
+def test_or_within_its_budget_and_else_makes_it_wait() -> None:
+    wait = Shortage(Role.PREFILL, saturated=True, reason=Reason.PREFILL_SATURATED)
+    assert shortage(P1, D1, full=(P1,), local_prefill_budget_tokens=10) == wait
+    assert shortage(P1, D1, full=(P1,), on_prefill_unavailable="fail") == wait
+    always = route(P1, D1, full=(P1,), local_prefill_budget_tokens=10, on_prefill_unavailable="local")
+    assert always.kind is RouteKind.LOCAL
+
+
+def test_room_is_asked_for_by_the_length_of_the_prompt() -> None:
+    chooser = Chooser(Routing(), lambda _, tokens: tokens == LONG, random.Random(1))
+    assert isinstance(chooser.choose(a_call(prompt_tokens=LONG), Fleet([D1]).snapshot(MODEL)), Route)
+    assert isinstance(chooser.choose(a_call(prompt_tokens=LONG - 1), Fleet([D1]).snapshot(MODEL)), Shortage)
+
+
 def test_without_a_prefill_engine_decode_computes_the_prompt() -> None:
     prefill = down(a_backend("prefill", 1))
     assert route(prefill, D1) == Route(RouteKind.LOCAL, D1, None, Reason.PREFILL_UNAVAILABLE)
@@ -102,13 +116,15 @@ def test_the_budget_is_only_for_standing_in() -> None:
 
 
 def test_after_a_failed_hand_over_there_is_none() -> None:
-    chooser = Chooser(Routing(), lambda _: True, random.Random(1))
+    chooser = Chooser(Routing(), lambda _, __: True, random.Random(1))
     chosen = chooser.choose(a_call(prompt_tokens=LONG), Fleet([P1, D1]).snapshot(MODEL), local=True)
     assert chosen == Route(RouteKind.LOCAL, D1, None, Reason.HANDOVER_FAILED)
 
 
 def test_engines_that_cannot_talk_are_not_paired() -> None:
-    chooser = Chooser(Routing(mode="disaggregated"), lambda _: True, random.Random(1), lambda p, d: (p, d) == (P2, D1))
+    chooser = Chooser(
+        Routing(mode="disaggregated"), lambda _, __: True, random.Random(1), lambda p, d: (p, d) == (P2, D1)
+    )
     chosen = chooser.choose(a_call(prompt_tokens=LONG), Fleet([P1, P2, D1, D2]).snapshot(MODEL))
     assert chosen == Route(RouteKind.DISAGGREGATED, D1, P2, Reason.NOVEL_PROMPT)
 

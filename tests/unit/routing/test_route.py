@@ -2,6 +2,7 @@ import dataclasses
 
 import pytest
 
+from router.fleet.backend import Backend
 from router.routing.route import Route, Shortage
 from router.settings import Role
 from router.telemetry.events import RouteKind
@@ -16,3 +17,15 @@ def test_a_route_once_chosen_does_not_change() -> None:
 
 def test_a_shortage_names_the_pool() -> None:
     assert Shortage(Role.DECODE, saturated=True, reason="decode_saturated").pool == "decode"
+
+
+@pytest.mark.parametrize(
+    ("prefill", "reason", "pools"),
+    [
+        (None, "short_prompt", (Role.DECODE,)),
+        (None, "prefill_saturated", (Role.DECODE, Role.PREFILL)),
+        (a_backend("prefill"), "novel_prompt", (Role.DECODE, Role.PREFILL)),
+    ],
+)
+def test_which_pools_it_draws_on(prefill: Backend | None, reason: str, pools: tuple[Role, ...]) -> None:
+    assert Route(RouteKind.LOCAL, a_backend(), prefill, reason).draws_on == pools

@@ -58,7 +58,7 @@ def test_a_request_in_any_phase_adds_up() -> None:
 
 def test_a_lost_permit_is_found() -> None:
     here = Site()
-    here.permits.take(here.decode)
+    here.permits.take(here.decode, 10)
     assert here.broken == {"permits"}
 
 
@@ -98,7 +98,7 @@ def test_an_engine_that_left_the_fleet_may_finish() -> None:
 def test_what_is_wrong_is_counted_each_time_and_told_once(caplog: pytest.LogCaptureFixture) -> None:
     here = Site()
     assert here.counted() == dict.fromkeys(RULES, 0)
-    here.permits.take(here.decode)
+    here.permits.take(here.decode, 10)
     with caplog.at_level(logging.ERROR):
         here.audit.look()
         here.audit.look()

@@ -130,7 +130,7 @@ def test_gauges_are_read_from_the_fleet() -> None:
     registry = CollectorRegistry()
     up, down = a_backend(Role.DECODE, 1, requests=2, tokens=30), a_backend(Role.PREFILL, 2, up=False)
     permits = Permits(Admission(decode_permits=5, prefill_permits=0))
-    permits.take(up)
+    permits.take(up, 10)
     pairs = Pairs(PairRules(failures=1))
     pairs.failed("p:1", "d:1", 0.0)
     registry.register(FleetMetrics(Fleet([up, down]), permits, Line(Admission(), lambda: 1.0), pairs, lambda: 1.0))
