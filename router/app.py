@@ -40,6 +40,7 @@ from router.fleet.fleet import Fleet
 from router.fleet.membership import Membership
 from router.fleet.pairs import Pairs
 from router.fleet.probes import Prober
+from router.fleet.scrape import Scraper
 from router.gateway import Gateway
 from router.json_bounds import JsonBounds
 from router.retries import Notice, Retries
@@ -74,6 +75,7 @@ class App:
     releases: Releases
     readiness: Readiness
     prober: Prober
+    scraper: Scraper
     membership: Membership
     data: DataApp
     operations: FastAPI
@@ -148,6 +150,7 @@ def build(settings: Settings, log_lines: Lines | None = None) -> App:
         releases=releases,
         readiness=readiness,
         prober=prober,
+        scraper=Scraper(fleet, client, settings.scrapes, clock),
         membership=membership,
         data=DataApp(
             gateway, fleet, Limits(settings.edge.max_body_bytes, settings.timeouts.write_stall_s, bodies), ids
@@ -248,6 +251,7 @@ async def running(settings: Settings, log_lines: Lines | None = None) -> AsyncIt
             listed.look()
         await app.prober.probe_all()
         background.spawn(app.prober.run(), "probes")
+        background.spawn(app.scraper.run(), "scrapes")
         background.spawn(app.loop_lag.run(), "loop lag")
         background.spawn(app.audit.run(), "audit")
         if listed:

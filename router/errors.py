@@ -27,6 +27,7 @@
 Library exceptions are mapped to these once, where the library is called.
 """
 
+import math
 from enum import StrEnum
 from typing import Self
 
@@ -199,7 +200,7 @@ class ConnectionLost(EngineFault):
 
 
 class EngineTimeout(EngineFault):
-    """The engine did not answer in time."""
+    """The engine did not answer in time; it was waited for since a moment (loop time)."""
 
     status = 504
     type = "timeout"
@@ -207,8 +208,9 @@ class EngineTimeout(EngineFault):
     reason = "timeout"
     outcome = Outcome.TIMEOUT
 
-    def __init__(self, detail: str) -> None:
+    def __init__(self, detail: str, waited_since: float = math.inf) -> None:
         super().__init__(detail, message="the engine did not answer in time")
+        self.waited_since = waited_since
 
 
 class OutOfTime(EngineTimeout):

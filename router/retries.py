@@ -25,6 +25,7 @@ from router.errors import (
     ConnectionLost,
     EngineError,
     EngineFault,
+    EngineTimeout,
     ErrorEvent,
     Leg,
     OutOfTime,
@@ -108,7 +109,8 @@ class Retries:
             self._tell(engine, engine.standing.refused(now))
         elif _tells_of_the_engine(fault):
             spare = self.fleet.can_spare(engine)
-            self._tell(engine, engine.standing.failed(fault.reason, now, can_be_spared=spare))
+            silent = isinstance(fault, EngineTimeout) and not engine.progress.since(fault.waited_since)
+            self._tell(engine, engine.standing.failed(fault.reason, now, can_be_spared=spare, silent=silent))
 
     def _is_the_pairs(self, fault: EngineFault, journey: Journey) -> bool:
         """A hand-over that decode could not load; once an answer has begun, it could."""

@@ -202,6 +202,9 @@ class Probes(Section):
         0.5, description="Pause between probes of an engine that is down, so it returns soon."
     )
     timeout_s: Seconds = Field(1, description="A probe that takes longer has failed.")
+    knock_timeout_s: Seconds = Field(
+        20, description="An engine that fell silent is asked for one token again and again, each time for so long."
+    )
     down_after: int = Field(3, ge=1, description="Failed probes in a row that take an engine out; one may be a hiccup.")
     up_after: int = Field(
         2, ge=1, description="Good probes in a row that bring an engine back; the first ever one suffices at start."
@@ -211,13 +214,26 @@ class Probes(Section):
     )
 
 
+class Scrapes(Section):
+    """Reading the engines' own metrics."""
+
+    interval_s: Seconds = Field(1, description="Pause between looks at an engine's /metrics; 0.1 ms of CPU each.")
+    timeout_s: Seconds = Field(1, description="An engine that takes longer tells nothing this time.")
+
+
 class Ejection(Section):
     """Taking out an engine by how requests on it end; probes may be answered by an engine that works no more."""
 
     failures: int = Field(3, ge=1, description="Failed requests, or refused connections, in a row that take it out.")
+    silences: int = Field(
+        2, ge=1, description="Timeouts in a row, without a sign of work in between, that take it out: it hangs."
+    )
     first_s: Seconds = Field(5, description="How long it is out before it is tried again; doubles while trials fail.")
     longest_s: Seconds = Field(60, description="Longest time out; an engine that worked for so long begins anew.")
     trial_successes: int = Field(2, ge=1, description="Good requests, one at a time, that bring it back.")
+    slow_start_s: Seconds = Field(
+        30, description="Over which the share of requests of an engine that came back grows to that of the others."
+    )
 
 
 class PairRules(Section):
@@ -322,6 +338,7 @@ class Settings(BaseSettings):
     handoff: HandoffSettings = HandoffSettings()
     admission: Admission = Admission()
     probes: Probes = Probes()
+    scrapes: Scrapes = Scrapes()
     ejection: Ejection = Ejection()
     pairs: PairRules = PairRules()
     retries: Retries = Retries()

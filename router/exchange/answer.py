@@ -20,6 +20,11 @@ END = "end"
 """What is awaited of an answer that has begun, for as long as the request itself may take."""
 
 
+def never() -> float:
+    """When something happened that did not."""
+    return -math.inf
+
+
 class Answer:
     """The answer to one exchange on `connection`."""
 
@@ -33,6 +38,7 @@ class Answer:
         self._fault: EngineFault | None = None
         self._paused = False
         self._awaited = END
+        self._worked_at = never
         self._idle_s = math.inf
         self._due = math.inf
         self._owed_since = 0.0
@@ -95,14 +101,19 @@ class Answer:
             raise OversizedAnswer(f"answer larger than {limit_bytes} bytes")
         return await self.read()
 
-    def expect(self, awaited: str, by: float) -> None:
-        """Until `limit` says otherwise: if `awaited` has not come by then (loop time), that is a timeout."""
-        self._awaited = awaited
-        self._limit(math.inf, by)
+    def expect(
+        self, awaited: str, by: float, *, silent_s: float = math.inf, worked_at: Callable[[], float] = never
+    ) -> None:
+        """Until `limit` says otherwise: if `awaited` has not come by then (loop time), that is a timeout.
+
+        So are `silent_s` seconds without a byte and without a sign of work; `worked_at` tells when the last one was.
+        """
+        self._awaited, self._worked_at = awaited, worked_at
+        self._limit(silent_s, by)
 
     def limit(self, idle_s: float, deadline: float) -> None:
         """From now on, no byte for `idle_s` seconds is a timeout, and so is no end by `deadline` (loop time)."""
-        self._awaited = END
+        self._awaited, self._worked_at = END, never
         self._limit(idle_s, deadline)
 
     def _limit(self, idle_s: float, due: float) -> None:
@@ -141,12 +152,12 @@ class Answer:
         """A reader that leaves bytes lying is slow itself: only an engine that owes them is silent."""
         now = self._loop.time()
         owed_since = max(self._owed_since, self._connection.last_read_at)
-        silent_s = 0.0 if self._chunks or self._paused else now - owed_since
+        silent_s = 0.0 if self._chunks or self._paused else now - max(owed_since, self._worked_at())
         if now >= self._due:
             kind = OutOfTime if self._awaited == END else EngineTimeout
-            self._give_up(kind(f"no {self._awaited} in time from {self._connection!r}"))
+            self._give_up(kind(f"no {self._awaited} in time from {self._connection!r}", owed_since))
         elif silent_s >= self._idle_s:
-            self._give_up(EngineTimeout(f"no byte for {self._idle_s:g} s from {self._connection!r}"))
+            self._give_up(EngineTimeout(f"no byte for {self._idle_s:g} s from {self._connection!r}", owed_since))
         else:
             self._connection.deadline.set_at(min(now + self._idle_s - silent_s, self._due))
 

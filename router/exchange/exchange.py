@@ -101,7 +101,8 @@ class Exchange:
         async with self._connections.to(backend.url).checkout() as held:
             sent_at = self._clock()
             answer = await held.exchange(self._head(backend, call, body), body)
-            answer.expect("prefill answer", self._by(self._timeouts.prefill_timeout_s, call, journey))
+            by = self._by(self._timeouts.prefill_timeout_s, call, journey)
+            self._expect(answer, "prefill answer", by, backend)
             try:
                 return await self._claim(answer, call, backend, sent_at)
             except asyncio.CancelledError:
@@ -131,10 +132,11 @@ class Exchange:
         answer = await held.exchange(self._head(backend, call, body), body)
         try:
             if stream is not None:
-                answer.expect("first event", self._by(self._timeouts.first_event_timeout_s, call, journey))
+                by = self._by(self._timeouts.first_event_timeout_s, call, journey)
+                self._expect(answer, "first event", by, backend)
                 content = await self._first_events(answer, stream, backend)
             else:
-                answer.expect(END, self._by(self._timeouts.total_s, call, journey))
+                self._expect(answer, END, self._by(self._timeouts.total_s, call, journey), backend)
                 content = rewrite.answer(await self._content(answer, judge.JSON, backend), cached_tokens)
         except asyncio.CancelledError:
             if handoff is not None:
@@ -179,6 +181,10 @@ class Exchange:
 
     def _head(self, backend: Backend, call: Call, body: bytes) -> bytes:
         return post(backend, call.api.value, len(body), call.trace)
+
+    def _expect(self, answer: Answer, awaited: str, by: float, backend: Backend) -> None:
+        """No byte comes before all of it is there, so an engine that still works is not silent."""
+        answer.expect(awaited, by, silent_s=self._timeouts.stream_idle_s, worked_at=backend.progress.worked_at)
 
     def _by(self, limit_s: float, call: Call, journey: Journey) -> float:
         """When a wait of `limit_s` for a small prompt ends for this one, inside the request's total time."""

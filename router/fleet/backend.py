@@ -1,7 +1,7 @@
 """One engine as the gateway knows it: what it is, whether it may be used, what it has to do."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from router.engines import PAIRED, PLAIN
@@ -10,6 +10,7 @@ from router.engines.handoff import KvPeers
 from router.fleet.lease import Lease
 from router.fleet.liveness import Liveness
 from router.fleet.load import Load
+from router.fleet.progress import Progress
 from router.fleet.standing import Standing
 from router.settings import BackendSettings, Ejection, Probes, Role
 
@@ -49,6 +50,7 @@ class Backend:
         self.key = key
         self.handoff_max_age_s = settings.kv_lease_s * LEASE_SHARE if max_age_s is None else max_age_s
         self.standing = Standing(probes, ejection or Ejection(), now)
+        self.progress = Progress()
         self.liveness = Liveness(gap_s=2 * (probes.interval_s + probes.timeout_s))
         self.load = Load()
         self.models: Mapping[str, ModelCard] = {name: ModelCard(name) for name in settings.models}
@@ -83,10 +85,12 @@ class Backend:
             "state": self.standing.state.value,
             "why": self.standing.why,
             "drained": self.standing.drained,
+            "share": round(self.standing.share, 2),
             "since_s": round(now - self.standing.since, 1),
             "inflight_requests": self.load.requests,
             "inflight_tokens": self.load.tokens,
             "local_tokens": self.load.local_tokens,
+            "engine_gauges": asdict(self.progress.gauges) if self.progress.gauges else None,
             "kv_peers": {engine: f"{host}:{port}" for engine, (host, port) in self.kv_peers.items()},
         }
 

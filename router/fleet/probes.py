@@ -1,4 +1,7 @@
-"""Is each engine well, and what does it serve? One loop per engine asks `/health` and, now and then, `/v1/models`."""
+"""Is each engine well, and what does it serve? One loop per engine asks `/health` and, now and then, `/v1/models`.
+
+One that fell silent while its `/health` was good is asked for a token instead, until it answers.
+"""
 
 import asyncio
 import random
@@ -79,6 +82,18 @@ class Prober:
         if changed:
             self._notice(backend)
 
+    async def knock(self, backend: Backend) -> None:
+        """Ask an engine that fell silent for one token, and wait: only work proves that it works again."""
+        headers = {"authorization": f"Bearer {backend.key}"} if backend.key else {}
+        body = {"model": next(iter(backend.models), ""), "prompt": "1", "max_tokens": 1}
+        url = f"{backend.url}/v1/completions"
+        try:
+            answer = await self._client.post(url, json=body, headers=headers, timeout=self._rules.knock_timeout_s)
+        except (httpx.HTTPError, OSError):
+            return
+        if answer.status_code < httpx.codes.INTERNAL_SERVER_ERROR and backend.standing.woke(self._clock()):
+            self._notice(backend)
+
     async def _meet(self, backend: Backend) -> None:
         await self.probe(backend)
         await self._watch(backend)
@@ -88,6 +103,8 @@ class Prober:
             up = backend.standing.state in (State.UP, State.TRIAL)
             pause_s = self._rules.interval_s if up else self._rules.down_interval_s
             await asyncio.sleep(pause_s * self._rng.uniform(1 - JITTER, 1 + JITTER))
+            if backend.standing.silent:
+                await self.knock(backend)
             await self.probe(backend)
         self._models_at.pop(backend, None)
 

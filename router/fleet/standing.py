@@ -6,20 +6,27 @@
     UP       | `down_after` bad probes in a row              | DOWN
     UP       | `failures` refused connections in a row       | DOWN
     UP       | `failures` other failed requests in a row     | EJECTED, if its pool can spare it
+    UP       | `silences` timeouts in a row, without a sign  | EJECTED and silent, if its pool can
+             | of work in between                            | spare it
     DOWN     | `up_after` good probes in a row               | UP
-    EJECTED  | its time is over, and a good probe            | TRIAL
+    EJECTED  | its time is over, and a good probe            | TRIAL, unless it is silent
+    EJECTED  | silent, and it answers a request of our own   | TRIAL
     EJECTED  | `down_after` bad probes in a row              | DOWN
     TRIAL    | `trial_successes` good requests               | UP
     TRIAL    | a failed request                              | EJECTED, for twice as long
     TRIAL    | `down_after` bad probes in a row              | DOWN
 
 What requests tell beats what `/health` says: a frozen or broken engine may answer probes for ever. An engine on trial
-gets one request at a time. Who is at fault for a failed request is decided elsewhere; clients' doings never count.
+gets one request at a time, and no client waits to find out whether a frozen one thawed: the gateway asks that itself.
+An engine that came back gets a `share` of the load first that grows to that of the others over `slow_start_s`: its
+caches are cold. Who is at fault for a failed request is decided elsewhere; clients' doings never count.
 """
 
 from enum import StrEnum
 
 from router.settings import Ejection, Probes
+
+LEAST_SHARE = 0.1
 
 
 class State(StrEnum):
@@ -39,10 +46,12 @@ class Standing:
         self._probes = probes
         self._ejection = ejection
         self._good = self._bad = 0
-        self._refused = self._failed = self._worked = 0
+        self._refused = self._failed = self._silences = self._worked = 0
         self._ejected_until = 0.0
         self._ejection_s = ejection.first_s
         self.on_trial = 0
+        self.silent = False
+        self.share = 1.0
         self.drained = False
         self.state = State.UNKNOWN
         self.since = now
@@ -58,11 +67,17 @@ class Standing:
     def good_probe(self, now: float) -> bool:
         """The engine answered well."""
         self._good, self._bad = self._good + 1, 0
+        if self.state is State.UP and self.share < 1:
+            self.share = min(1.0, max(LEAST_SHARE, (now - self.since) / self._ejection.slow_start_s))
         if self.state is State.UNKNOWN or (self.state is State.DOWN and self._good >= self._probes.up_after):
             return self._enter(State.UP, "probes answered", now)
-        if self.state is State.EJECTED and now >= self._ejected_until:
+        if self.state is State.EJECTED and now >= self._ejected_until and not self.silent:
             return self._enter(State.TRIAL, "one request at a time, to see whether it works again", now)
         return False
+
+    def woke(self, now: float) -> bool:
+        """A silent engine answered a request of the gateway's own."""
+        return self.silent and self._enter(State.TRIAL, "it answers again", now)
 
     def bad_probe(self, why: str, now: float) -> bool:
         """The engine answered badly or not."""
@@ -75,7 +90,7 @@ class Standing:
 
     def worked(self, now: float) -> bool:
         """The engine did its part of a request."""
-        self._refused = self._failed = 0
+        self._refused = self._failed = self._silences = 0
         if self.state is not State.TRIAL:
             return False
         self._worked += 1
@@ -87,25 +102,32 @@ class Standing:
         usable = self.state in (State.UP, State.TRIAL)
         return usable and self._refused >= self._ejection.failures and self._down("connections are refused", now)
 
-    def failed(self, why: str, now: float, *, can_be_spared: bool) -> bool:
-        """The engine failed a request."""
+    def failed(self, why: str, now: float, *, can_be_spared: bool, silent: bool = False) -> bool:
+        """The engine failed a request; `silent`: it let it wait, and showed no sign of work meanwhile."""
         self._failed += 1
+        self._silences = self._silences + 1 if silent else 0
+        hangs = self._silences >= self._ejection.silences
         if self.state is State.TRIAL:
             self._ejection_s = min(2 * self._ejection_s, self._ejection.longest_s)
-        elif self.state is not State.UP or self._failed < self._ejection.failures or not can_be_spared:
+        elif self.state is not State.UP or not can_be_spared or not (hangs or self._failed >= self._ejection.failures):
             return False
         elif now - self.since >= self._ejection.longest_s:
             self._ejection_s = self._ejection.first_s
         self._ejected_until = now + self._ejection_s
-        return self._enter(State.EJECTED, f"{why}, {self._failed} in a row", now)
+        changed = self._enter(State.EJECTED, f"{why}, {self._failed} in a row", now)
+        self.silent = silent
+        return changed
 
     def _down(self, why: str, now: float) -> bool:
         self._good = 0
         return self._enter(State.DOWN, why, now)
 
     def _enter(self, state: State, why: str, now: float) -> bool:
+        if state is State.UP:
+            self.share = 1.0 if self.state is State.UNKNOWN else LEAST_SHARE
         self.state, self.why, self.since = state, why, now
-        self._refused = self._failed = self._worked = 0
+        self._refused = self._failed = self._silences = self._worked = 0
+        self.silent = False
         return True
 
     def __repr__(self) -> str:

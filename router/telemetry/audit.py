@@ -25,6 +25,9 @@ RULES = ("permits", "leases", "sockets")
 LEGS = 2
 """Connections to engines that a request may have; each engine has one more for its probes."""
 
+LOOKS = 2
+"""Connections that an engine's probe and scrape may take."""
+
 SPARE = 2
 """Probes under way of engines that have just left the fleet."""
 
@@ -75,7 +78,7 @@ class Audit:
             if min(counts) < 0 or (not load.requests and any(counts)):
                 yield "leases", f"{backend.id}: requests, tokens, local tokens, on trial are {counts}"
         requests = sum(backend.load.requests for backend in self._fleet.backends)
-        allowed = LEGS * requests + self._releases.open + len(self._fleet.backends) + SPARE
+        allowed = LEGS * requests + self._releases.open + LOOKS * len(self._fleet.backends) + SPARE
         if (busy := self._connections.open - self._connections.idle) > allowed + self._leaving():
             yield "sockets", f"{busy} connections to engines are in use where {allowed} can be"
 

@@ -35,6 +35,7 @@ def settings(*, aggregated: str = "", prefill: str = "", decode: str = "", **sec
         "backends": [{"url": url, "role": role} for role, url in engines.items() if url],
         "routing": {"mode": "disaggregated" if prefill else "auto"},
         "probes": {"interval_s": 3600, "down_interval_s": 3600},
+        "scrapes": {"interval_s": 3600},
         "drain": {"drain_accept_s": 0, "drain_timeout_s": 1},
     }
     return Settings.model_validate(defaults | sections)

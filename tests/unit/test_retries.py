@@ -199,6 +199,17 @@ async def test_the_engine_that_failed_is_taken_out_and_no_other(leg: Leg, fault:
     assert {b.standing.state for b in here.fleet.backends if b is not engine} == {State.UP}
 
 
+@pytest.mark.parametrize(("worked_at", "state"), [(None, State.EJECTED), (4.0, State.EJECTED), (6.0, State.UP)])
+async def test_two_timeouts_without_a_sign_of_work_are_enough(worked_at: float | None, state: State) -> None:
+    here = Site(reserve=9)
+    engine = here.decode[0]
+    engine.progress.last_at = worked_at
+    for _ in range(2):
+        here.tries = here.retries.begin(MODEL, 0.0)
+        await here.fails(EngineTimeout("x", waited_since=5.0), Leg.DECODE, here.prefill[0], engine)
+    assert engine.standing.state is state
+
+
 async def test_no_more_than_half_a_pool_is_taken_out_for_failed_requests() -> None:
     here = Site(decode=2, reserve=9)
     await fail_often(here, EngineError("x"), Leg.DECODE)

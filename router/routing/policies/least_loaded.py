@@ -8,14 +8,15 @@ from router.fleet.backend import Backend
 from router.settings import Role
 
 
-def work(backend: Backend) -> tuple[int, int]:
+def work(backend: Backend) -> tuple[float, float]:
     """What an engine has to do, comparable inside its pool.
 
     A prefill engine's work is its tokens: it computes prompts one after the other. A decode engine's is its streams:
-    each step serves all of them, and a prompt's length matters less.
+    each step serves all of them, and a prompt's length matters less. That of an engine in its slow start counts more.
     """
-    load = backend.load
-    return (load.tokens, load.requests) if backend.role is Role.PREFILL else (load.requests, load.tokens)
+    load, share = backend.load, backend.standing.share
+    first, second = (load.tokens, load.requests) if backend.role is Role.PREFILL else (load.requests, load.tokens)
+    return first / share, second / share
 
 
 class LeastLoaded:

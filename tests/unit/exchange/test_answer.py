@@ -5,6 +5,7 @@ import pytest
 from router.errors import BadAnswer, ConnectionLost, EngineError, EngineTimeout
 from router.exchange.answer import HIGH_WATER_BYTES, Answer
 from router.exchange.connection import EngineConnection
+from router.fleet.progress import Progress
 from tests.support.scripted_engine import LAST_CHUNK, chunk, head
 from tests.support.virtual_time import virtual_time
 from tests.support.wire import FakeTransport, connected
@@ -169,6 +170,35 @@ async def test_an_engine_that_was_told_to_wait_is_not_silent() -> None:
     assert transport.is_reading()
     later(4, connection, chunk(b"a"))
     assert await answer.read() == b"a"
+
+
+@pytest.mark.parametrize(("works_until", "ends"), [(-1.0, 5.0), (0.0, 5.0), (3.0, 8.0), (12.0, 17.0), (99.0, 20.0)])
+def test_an_engine_that_works_is_not_silent_but_its_time_ends(works_until: float, ends: float) -> None:
+    @virtual_time
+    async def run() -> None:
+        loop = asyncio.get_running_loop()
+        answer, _, transport = asked()
+        began = loop.time()
+        worked_at = lambda: min(loop.time(), began + works_until)  # noqa: E731
+        answer.expect("prefill answer", began + 20, silent_s=5, worked_at=worked_at)
+        with pytest.raises(EngineTimeout) as caught:
+            await answer.head()
+        assert loop.time() - began == pytest.approx(ends)
+        assert caught.value.waited_since == began
+        assert transport.aborted
+
+    run()
+
+
+@virtual_time
+async def test_of_an_engine_that_shows_no_work_nobody_can_say_that_it_stopped() -> None:
+    loop = asyncio.get_running_loop()
+    answer, _, _ = asked()
+    began = loop.time()
+    answer.expect("prefill answer", began + 20, silent_s=5, worked_at=Progress().worked_at)
+    with pytest.raises(EngineTimeout):
+        await answer.head()
+    assert loop.time() - began == pytest.approx(20)
 
 
 @virtual_time

@@ -1,6 +1,7 @@
 import pytest
 
 from router.engines import PAIRED, PLAIN
+from router.engines.gauges import Gauges
 from router.fleet.backend import ModelCard
 from router.fleet.load import Load
 from router.settings import Probes, Role
@@ -60,6 +61,8 @@ def test_the_facts_of_the_fleet_view() -> None:
     backend = a_backend("prefill", 8100, requests=2, tokens=70, key="secret")
     backend.models = {"m": ModelCard("m", 4096)}
     backend.kv_peers["engine-1"] = ("127.0.0.1", 5600)
+    assert backend.describe(now=12.34)["engine_gauges"] is None
+    backend.progress.note(Gauges(1, 2, 0.5, 900.0), 12.0)
     assert backend.describe(now=12.34) == {
         "id": "127.0.0.1:8100",
         "url": "http://127.0.0.1:8100",
@@ -70,10 +73,12 @@ def test_the_facts_of_the_fleet_view() -> None:
         "state": "up",
         "why": "probes answered",
         "drained": False,
+        "share": 1.0,
         "since_s": 12.3,
         "inflight_requests": 2,
         "inflight_tokens": 70,
         "local_tokens": 0,
+        "engine_gauges": {"waiting": 1, "running": 2, "kv_usage_ratio": 0.5, "tokens": 900.0},
         "kv_peers": {"engine-1": "127.0.0.1:5600"},
     }
 

@@ -241,3 +241,44 @@ async def test_an_engine_that_is_down_is_probed_more_often_so_that_it_is_soon_ba
     gaps = await pauses(a_backend(probes=RULES, up=False), span_s=15)
     assert 24 <= len(gaps) <= 37
     assert all(0.4 <= gap <= 0.65 for gap in gaps)
+
+
+def silent() -> Backend:
+    backend = a_backend(probes=RULES)
+    for _ in range(2):
+        backend.standing.failed("timeout", 0.0, can_be_spared=True, silent=True)
+    return backend
+
+
+@pytest.mark.parametrize(
+    ("answer", "state"),
+    [
+        ({"return_value": httpx.Response(200, json={})}, State.TRIAL),
+        ({"return_value": httpx.Response(400)}, State.TRIAL),
+        ({"return_value": httpx.Response(500)}, State.EJECTED),
+        ({"side_effect": httpx.ReadTimeout}, State.EJECTED),
+    ],
+)
+async def test_a_silent_engine_is_asked_for_a_token(
+    engine: respx.MockRouter, answer: dict[str, Any], state: State
+) -> None:
+    asked = engine.post("/v1/completions").mock(**answer)
+    backend, noticed = silent(), list[str]()
+    async with prober(backend, noticed=noticed) as probing:
+        await probing.knock(backend)
+    assert asked.calls.last.request.content == b'{"model":"sim-8b","prompt":"1","max_tokens":1}'
+    assert asked.calls.last.request.extensions["timeout"]["read"] == RULES.knock_timeout_s
+    assert (backend.standing.state, noticed) == (state, ["trial"] if state is State.TRIAL else [])
+
+
+@virtual_time
+async def test_only_a_silent_engine_is_asked_and_until_it_answers() -> None:
+    backend = silent()
+    with respx.mock(base_url=backend.url, assert_all_called=False) as engine:
+        engine.get("/health").respond(200)
+        engine.get("/v1/models").respond(200, json={"data": [CARD]})
+        asked = engine.post("/v1/completions").mock(side_effect=[httpx.ReadTimeout, httpx.Response(200)])
+        async with prober(backend) as probing:
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(probing.run(), 30)
+    assert (asked.call_count, backend.standing.state) == (2, State.TRIAL)

@@ -166,6 +166,59 @@ def test_one_that_worked_for_long_begins_anew() -> None:
     assert standing.good_probe(80.0)
 
 
+def hang(standing: Standing, times: int, now: float) -> list[bool]:
+    return [standing.failed("timeout", now, can_be_spared=True, silent=True) for _ in range(times)]
+
+
+def test_an_engine_that_hangs_is_out_sooner_and_only_its_own_answer_brings_it_back() -> None:
+    standing = up()
+    assert hang(standing, 2, 1.0) == [False, True]
+    assert (standing.state, standing.silent) == (State.EJECTED, True)
+    assert not standing.good_probe(100.0), "its /health may be answered by another process"
+    assert standing.woke(101.0)
+    assert (standing.state, standing.silent, standing.usable) == (State.TRIAL, False, True)
+    assert not standing.woke(102.0)
+
+
+@pytest.mark.parametrize("between", ["worked", "failed"])
+def test_a_sign_of_work_between_two_timeouts_counts(between: str) -> None:
+    standing = up()
+    hang(standing, 1, 1.0)
+    if between == "worked":
+        standing.worked(1.0)
+    else:
+        fail(standing, 1, 1.0)
+    assert hang(standing, 1, 1.0) == [between == "failed"], "the third failure of whatever kind"
+
+
+def test_one_that_hangs_again_on_trial_is_silent_again() -> None:
+    standing = up()
+    hang(standing, 2, 1.0)
+    standing.woke(2.0)
+    assert hang(standing, 1, 3.0) == [True]
+    assert (standing.state, standing.silent) == (State.EJECTED, True)
+
+
+def test_a_silent_engine_that_dies_comes_back_like_any_other() -> None:
+    standing = up()
+    hang(standing, 2, 1.0)
+    for _ in range(3):
+        standing.bad_probe("gone", 2.0)
+    assert (standing.state, standing.silent) == (State.DOWN, False)
+
+
+def test_an_engine_that_came_back_gets_its_share_bit_by_bit() -> None:
+    standing = up(Ejection(slow_start_s=30))
+    assert standing.share == 1
+    for result in "---++":
+        probe(standing, result, 100.0)
+    shares = []
+    for now in (101.0, 106.0, 115.0, 130.0, 140.0):
+        standing.good_probe(now)
+        shares.append(standing.share)
+    assert shares == [0.1, 0.2, 0.5, 1.0, 1.0]
+
+
 @pytest.mark.parametrize("state", [State.EJECTED, State.TRIAL])
 def test_bad_probes_still_take_it_down(state: State) -> None:
     standing = up()
@@ -176,7 +229,9 @@ def test_bad_probes_still_take_it_down(state: State) -> None:
     assert standing.state is State.DOWN
 
 
-EVENTS = st.lists(st.sampled_from(["good", "bad", "worked", "refused", "failed", "spared"]), max_size=60)
+EVENTS = st.lists(
+    st.sampled_from(["good", "bad", "worked", "refused", "failed", "spared", "silent", "woke"]), max_size=60
+)
 
 
 @given(EVENTS, st.floats(0.1, 5))
@@ -194,13 +249,19 @@ def test_whatever_happens_good_probes_and_requests_bring_it_back(events: list[st
                 changed = standing.worked(now)
             case "refused":
                 changed = standing.refused(now)
+            case "woke":
+                changed = standing.woke(now)
             case _:
-                changed = standing.failed("timeout", now, can_be_spared=event == "spared")
+                silent = event == "silent"
+                changed = standing.failed("timeout", now, can_be_spared=silent or event == "spared", silent=silent)
         assert changed == (standing.state is not before) or (changed and before is State.TRIAL)
         assert State.UNKNOWN is not standing.state
+        assert not standing.silent or standing.state is State.EJECTED
+        assert 0.1 <= standing.share <= 1
     for _ in range(200):
         now += 0.5
         standing.good_probe(now)
+        standing.woke(now)
         if standing.usable:
             standing.worked(now)
     assert standing.state is State.UP

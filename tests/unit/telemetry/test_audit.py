@@ -11,7 +11,7 @@ from router.exchange.pool import Connections
 from router.exchange.release import Releases
 from router.fleet.fleet import Fleet
 from router.settings import Admission, Role
-from router.telemetry.audit import RULES, SPARE, Audit
+from router.telemetry.audit import LOOKS, RULES, SPARE, Audit
 from tests.support.builders import a_backend
 
 
@@ -79,7 +79,7 @@ def test_a_trial_that_never_ended_is_found() -> None:
 
 def test_a_connection_that_was_not_given_back_is_found() -> None:
     here = Site()
-    here.sockets.open = 2 + SPARE  # probes
+    here.sockets.open = 2 * LOOKS + SPARE
     assert here.broken == set()
     here.sockets.open += 1
     assert here.broken == {"sockets"}

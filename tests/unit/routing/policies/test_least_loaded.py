@@ -39,3 +39,12 @@ def test_a_load_that_follows_the_picks_stays_even() -> None:
     for _ in range(100):
         policy.pick(engines, a_call()).lease(10)
     assert [engine.load.requests for engine in engines] == [25] * 4
+
+
+def test_an_engine_that_came_back_gets_a_share_of_what_the_others_have() -> None:
+    engines = [a_backend(port=port) for port in range(1, 4)]
+    engines[0].standing.share = 0.1
+    policy = LeastLoaded(random.Random(1))
+    for _ in range(210):
+        policy.pick(engines, a_call()).lease(10)
+    assert [engine.load.requests for engine in engines] == [10, 100, 100]

@@ -1,0 +1,66 @@
+"""How much has each engine to do, as it counts itself? Their `/metrics` are read all the time, one after the other.
+
+The pages of a large fleet are spread over the interval, so that reading them never holds up the loop.
+"""
+
+import asyncio
+
+import httpx
+
+from router.engines.gauges import read_gauges
+from router.fleet.backend import Backend
+from router.fleet.fleet import Fleet
+from router.settings import Scrapes
+from router.telemetry.events import Clock
+
+MAX_PAGE_BYTES = 4 << 20
+"""A page of vLLM has some 100 KB."""
+
+
+class Scraper:
+    """Reads the engines' metrics until cancelled. An engine without any is left as unknown."""
+
+    def __init__(self, fleet: Fleet, client: httpx.AsyncClient, rules: Scrapes, clock: Clock) -> None:
+        self._fleet = fleet
+        self._client = client
+        self._rules = rules
+        self._clock = clock
+        self._reading: set[Backend] = set()
+
+    async def run(self) -> None:
+        """Read for ever, each engine once an interval; one that is slow is left out until it has answered."""
+        async with asyncio.TaskGroup() as group:
+            while True:
+                backends = self._fleet.backends
+                for backend in backends:
+                    await asyncio.sleep(self._rules.interval_s / len(backends))
+                    if backend not in self._reading:
+                        self._reading.add(backend)
+                        group.create_task(self._read(backend), name=f"scrape {backend.id}")
+                if not backends:
+                    await asyncio.sleep(self._rules.interval_s)
+
+    async def scrape(self, backend: Backend) -> None:
+        """Read one engine's page; one that cannot be read tells nothing."""
+        try:
+            async with asyncio.timeout(self._rules.timeout_s):
+                page = await self._page(f"{backend.url}/metrics")
+        except (httpx.HTTPError, OSError, TimeoutError):
+            return
+        if gauges := read_gauges(page):
+            backend.progress.note(gauges, self._clock())
+
+    async def _read(self, backend: Backend) -> None:
+        try:
+            await self.scrape(backend)
+        finally:
+            self._reading.discard(backend)
+
+    async def _page(self, url: str) -> bytes:
+        page = bytearray()
+        async with self._client.stream("GET", url) as answer:
+            async for part in answer.aiter_bytes():
+                page += part
+                if len(page) > MAX_PAGE_BYTES:
+                    return b""
+        return bytes(page) if answer.status_code == httpx.codes.OK else b""

@@ -1,0 +1,77 @@
+import asyncio
+from typing import Any
+
+import httpx
+import pytest
+import respx
+
+from router.fleet.backend import Backend
+from router.fleet.fleet import Fleet
+from router.fleet.scrape import MAX_PAGE_BYTES, Scraper
+from router.settings import Scrapes
+from tests.support.builders import a_backend
+from tests.support.virtual_time import virtual_time
+
+PAGE = "vllm:generation_tokens_total 5\n"
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+async def scraped(**answer: Any) -> Backend:
+    backend = a_backend()
+    async with httpx.AsyncClient() as client:
+        with respx.mock(base_url=backend.url) as engine:
+            engine.get("/metrics").mock(**answer)
+            await Scraper(Fleet([backend]), client, Scrapes(), now).scrape(backend)
+    return backend
+
+
+async def test_what_an_engine_counts_is_noted() -> None:
+    backend = await scraped(return_value=httpx.Response(200, text=PAGE))
+    assert backend.progress.gauges is not None
+    assert backend.progress.gauges.tokens == 5
+    assert backend.progress.last_at is not None
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"return_value": httpx.Response(404, text=PAGE)},
+        {"return_value": httpx.Response(200, text="<html>")},
+        {"return_value": httpx.Response(200, content=PAGE.encode() + b"#" * MAX_PAGE_BYTES)},
+        {"side_effect": httpx.ConnectError},
+        {"side_effect": ConnectionResetError},
+    ],
+)
+async def test_a_page_that_cannot_be_read_tells_nothing(answer: dict[str, Any]) -> None:
+    assert (await scraped(**answer)).progress.gauges is None
+
+
+@virtual_time
+async def test_each_engine_is_read_once_an_interval_and_they_are_spread_over_it() -> None:
+    backends = [a_backend(port=port) for port in (1, 2, 3, 4)]
+    read: list[tuple[float, int]] = []
+
+    async def answer(request: httpx.Request) -> httpx.Response:
+        read.append((round(now() - began, 2), request.url.port or 0))
+        if request.url.port == 2:
+            await asyncio.sleep(100)
+        return httpx.Response(200, text=PAGE)
+
+    began = now()
+    async with httpx.AsyncClient() as client:
+        with respx.mock() as engines:
+            engines.get(url__regex=".*/metrics").mock(side_effect=answer)
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(Scraper(Fleet(backends), client, Scrapes(timeout_s=1.9), now).run(), 3.1)
+    by_port = {port: [at for at, of in read if of == port] for port in (1, 2, 3, 4)}
+    assert by_port == {1: [0.25, 1.25, 2.25], 2: [0.5, 2.5], 3: [0.75, 1.75, 2.75], 4: [1, 2, 3]}
+
+
+@virtual_time
+async def test_a_fleet_without_engines_is_waited_for() -> None:
+    async with httpx.AsyncClient() as client:
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(Scraper(Fleet([]), client, Scrapes(), now).run(), 5)
