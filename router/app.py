@@ -152,9 +152,7 @@ def build(settings: Settings, log_lines: Lines | None = None) -> App:
         prober=prober,
         scraper=Scraper(fleet, client, settings.scrapes, clock),
         membership=membership,
-        data=DataApp(
-            gateway, fleet, Limits(settings.edge.max_body_bytes, settings.timeouts.write_stall_s, bodies), ids
-        ),
+        data=DataApp(gateway, fleet, _limits(settings, bodies), ids),
         operations=operations_app(fleet, pairs, readiness, registry, changes, clock),
         registry=registry,
         data_guards=data_guards,
@@ -176,6 +174,11 @@ def _retries(settings: Settings, fleet: Fleet, pairs: Pairs, rng: random.Random,
         notice=notice,
         budgets={leg: RetryBudget(settings.retries) for leg in Leg},
     )
+
+
+def _limits(settings: Settings, bodies: BodyMemory) -> Limits:
+    edge = settings.edge
+    return Limits(edge.max_body_bytes, settings.timeouts.write_stall_s, bodies, edge.early_status_s)
 
 
 def _operators(ops: Ops) -> Operators:

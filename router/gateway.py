@@ -31,8 +31,8 @@ class Connected(Client, Protocol):
     async def body(self) -> bytes:
         """The request's body, within limits."""
 
-    def present(self) -> AbstractContextManager[None]:
-        """A block that ends with `ClientGone` as soon as the client leaves."""
+    def present(self, *, stream: bool) -> AbstractContextManager[None]:
+        """A block that ends with `ClientGone` as soon as the client leaves; `stream`: it waits for one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ class Gateway:
         journey = Journey(client.trace.request_id, api.label, self.clock(), self.clock, self.observers)
         try:
             call = await self._receive(api, client)
-            with client.present():
+            with client.present(stream=call.stream):
                 tries = self.retries.begin(call.model, journey.received_at)
                 while not await self._served(call, client, tries, journey):
                     pass

@@ -298,6 +298,11 @@ class Edge(Section):
         description="Most JSON values of a request body: a 128k-token prompt as ids fits, and parses in milliseconds.",
     )
     max_answer_bytes: int = Field(32 << 20, ge=1024, description="Largest non-stream answer of an engine.")
+    early_status_s: Seconds | None = Field(
+        None,
+        description="Who waits for a stream gets its status, then a comment, every so often, for proxies that give up "
+        "on silence; what fails later is told inside the stream. Default: never.",
+    )
     strip_engine_fields: bool = Field(
         False, description="Remove engine-internal body fields instead of refusing them with 400."
     )

@@ -10,8 +10,10 @@ from typing import Any, Protocol
 from router.call import Trace
 from router.edge import replies
 from router.edge.body_memory import BodyMemory
+from router.edge.early import COMMENT, EarlyStatus
 from router.edge.protocol import EXTENSION, DirectWriter
 from router.errors import ClientGone, RequestError, TooLarge, UnsupportedMedia
+from router.exchange.judge import EVENT_STREAM
 
 Scope = Mapping[str, Any]
 Receive = Callable[[], Awaitable[Mapping[str, Any]]]
@@ -24,12 +26,14 @@ TRACEPARENT = re.compile(rb"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 class Limits:
     """What one client may ask for: a body of so many bytes, and so many seconds without taking a byte.
 
-    `bodies` is what the bodies of all clients may take together.
+    `bodies` is what the bodies of all clients may take together. Who waits for a stream hears something every
+    `early_status_s`, if that is set.
     """
 
     max_body_bytes: int
     write_stall_s: float
     bodies: BodyMemory
+    early_status_s: float | None = None
 
 
 class AsgiClient:
@@ -42,6 +46,7 @@ class AsgiClient:
         self._limits = limits
         self._started = False
         self._unread = False
+        self._early: EarlyStatus | None = None
         self._held = limits.bodies.share()
         self._direct: DirectWriter | None = scope.get("extensions", {}).get(EXTENSION)
         traceparent = self._headers.get(b"traceparent", b"")
@@ -78,13 +83,15 @@ class AsgiClient:
             if not message.get("more_body"):
                 return parts
 
-    def present(self) -> "Presence":
+    def present(self, *, stream: bool) -> "Presence":
         """A block that runs while the client is there, and ends with `ClientGone` when it leaves.
 
-        By now the body is parsed: it does not count as held any more.
+        By now the body is parsed: it does not count as held any more. `stream`: what the client waits for is one.
         """
         self._held.give_back()
-        return Presence(self._direct, self._receive)
+        if stream and self._limits.early_status_s is not None:
+            self._early = EarlyStatus(self._limits.early_status_s, self._still_waiting)
+        return Presence(self._direct, self._receive, self._early)
 
     @property
     def direct(self) -> DirectWriter | None:
@@ -92,7 +99,25 @@ class AsgiClient:
         return self._direct if self._direct is not None and self._direct.chunks else None
 
     async def start(self, content_type: bytes, first: bytes) -> None:
-        """Begin a streamed 200."""
+        """Begin a streamed 200, unless its status went out early."""
+        if self._early is not None:
+            self._early.stop()
+        if not self._started:
+            await self._begin(content_type, first)
+        elif self.direct is not None:
+            self.direct.write(first)
+        else:
+            await self.send(first)
+
+    async def _still_waiting(self) -> None:
+        if not self._started:
+            await self._begin(EVENT_STREAM, COMMENT)
+        elif self.direct is not None:
+            self.direct.write(COMMENT)
+        else:
+            await self.send(COMMENT)
+
+    async def _begin(self, content_type: bytes, first: bytes) -> None:
         self._started = True
         headers = replies.headers(content_type, self.trace.request_id, replies.STREAM_HEADERS)
         if self.direct is not None:
@@ -177,9 +202,10 @@ class Presence:
     at three times the cost.
     """
 
-    __slots__ = ("_cancelling", "_direct", "_gone", "_receive", "_task", "_watcher")
+    __slots__ = ("_cancelling", "_direct", "_early", "_gone", "_receive", "_task", "_watcher")
 
-    def __init__(self, direct: Leaver | None, receive: Receive) -> None:
+    def __init__(self, direct: Leaver | None, receive: Receive, early: EarlyStatus | None = None) -> None:
+        self._early = early
         self._direct = direct
         self._receive = receive
         self._gone = False
@@ -197,12 +223,16 @@ class Presence:
             direct.when_gone(self._end)
         else:
             self._watcher = loop.create_task(self._end_when_gone(), name="client watch")
+        if self._early is not None:
+            self._early.start()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         if self._direct is not None:
             self._direct.when_gone(None)
         elif self._watcher is not None:
             self._watcher.cancel()
+        if self._early is not None:
+            self._early.stop()
         if self._gone and self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
             raise ClientGone from None
 

@@ -57,4 +57,4 @@ def error_headers(error: RequestError) -> Headers:
 
 def error_events(error: RequestError) -> bytes:
     """The end of a stream that failed after its start: one error event, then `[DONE]`."""
-    return b"data: " + error_body(error) + b"\n\ndata: [DONE]\n\n"
+    return b"data: " + b" ".join(error_body(error).split(b"\n")) + b"\n\ndata: [DONE]\n\n"

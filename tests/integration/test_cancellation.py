@@ -91,7 +91,7 @@ class FakeClient:
         fields = {"model": "sim-8b", "stream": self._stream, "prompt": self._prompt, "max_tokens": 4}
         return orjson.dumps(fields)
 
-    def present(self) -> Presence:
+    def present(self, *, stream: bool) -> Presence:
         """The block ends when it leaves."""
         return Presence(self, _receive)
 

@@ -43,7 +43,7 @@ class FakeClient:
             raise self.raw
         return self.raw
 
-    def present(self) -> AbstractContextManager[None]:
+    def present(self, *, stream: bool) -> AbstractContextManager[None]:
         return Presence(Departure(), receive) if self.leaves else nullcontext()
 
     async def start(self, content_type: bytes, first: bytes) -> None: ...

@@ -174,7 +174,7 @@ async def leaving(request: pytest.FixtureRequest) -> tuple[AsgiClient, Callable[
 async def test_a_block_ends_when_its_client_leaves(leaving: tuple[AsgiClient, Callable[[], None]]) -> None:
     client, leave = leaving
     asyncio.get_running_loop().call_later(0.01, leave)
-    with pytest.raises(ClientGone), client.present():
+    with pytest.raises(ClientGone), client.present(stream=False):
         await asyncio.sleep(5)
 
 
@@ -182,20 +182,20 @@ async def test_a_client_that_has_left_already_begins_nothing() -> None:
     asgi, direct = Asgi(), Direct()
     direct.leaving = True
     asgi.scope["extensions"] = {EXTENSION: direct}
-    with pytest.raises(ClientGone), asgi.client().present():
+    with pytest.raises(ClientGone), asgi.client().present(stream=False):
         raise AssertionError("not reached")
 
 
 async def test_a_block_whose_client_stays_ends_by_itself(leaving: tuple[AsgiClient, Callable[[], None]]) -> None:
     client, _ = leaving
-    with client.present():
+    with client.present(stream=False):
         await asyncio.sleep(0)
 
 
 async def test_an_error_in_the_block_passes(leaving: tuple[AsgiClient, Callable[[], None]]) -> None:
     client, _ = leaving
     error: RequestError = BadAnswer("cut")
-    with pytest.raises(BadAnswer) as caught, client.present():
+    with pytest.raises(BadAnswer) as caught, client.present(stream=False):
         raise error
     assert caught.value is error
 
@@ -204,7 +204,7 @@ async def test_a_block_can_be_cancelled_from_outside(leaving: tuple[AsgiClient, 
     client, _ = leaving
 
     async def work() -> None:
-        with client.present():
+        with client.present(stream=False):
             await asyncio.sleep(5)
 
     async with asyncio.TaskGroup() as group:
@@ -217,7 +217,7 @@ async def test_a_block_can_be_cancelled_from_outside(leaving: tuple[AsgiClient, 
 async def test_no_watch_outlives_its_block(leaving: tuple[AsgiClient, Callable[[], None]]) -> None:
     client, _ = leaving
     before = asyncio.all_tasks()
-    with client.present():
+    with client.present(stream=False):
         await asyncio.sleep(0)
     await asyncio.sleep(0)
     assert asyncio.all_tasks() == before

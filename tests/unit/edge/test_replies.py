@@ -62,6 +62,11 @@ def test_a_broken_stream_ends_with_one_error_event_and_done() -> None:
     assert [event[:14] for event in events] == [b'data: {"error"', b"data: [DONE]", b""]
 
 
+def test_an_engines_refusal_in_a_stream_is_one_event() -> None:
+    events = replies.error_events(EngineRefusal(400, b'{"error":\n\n{}}'))
+    assert events == b'data: {"error":  {}}\n\ndata: [DONE]\n\n'
+
+
 def test_a_head_has_the_type_and_the_id_and_nothing_of_an_engine() -> None:
     head = replies.headers(b"text/event-stream", "id-1", replies.STREAM_HEADERS)
     assert dict(head) == {

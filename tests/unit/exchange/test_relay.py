@@ -15,6 +15,7 @@ from tests.support.scripted_engine import (
     answer,
     chunk,
     completion,
+    error,
     event,
     handover,
     head,
@@ -191,3 +192,69 @@ async def test_a_stream_that_is_left_ends_at_the_engine(protocol: Server) -> Non
         client.writer.close()
         await eventually(lambda: here.gateway.app.connections.to(engine.url).open == 0, within_s=2)
         assert here.outcomes() == {"client_gone": 1}
+
+
+def late(delay_s: float, *parts: bytes) -> Script:
+    """An engine that takes its time."""
+
+    async def script(connection: Connection, _: Request) -> None:
+        await asyncio.sleep(delay_s)
+        await connection.send(*parts)
+
+    return script
+
+
+EARLY = {"early_status_s": 0.05}
+COMMENT = b": waiting\n\n"
+
+
+@both_ways
+async def test_who_waits_for_a_stream_may_be_told_so_meanwhile(protocol: Server) -> None:
+    script = late(0.3, stream_head() + A + B + END)
+    async with (
+        scripted_engine(script) as engine,
+        site(settings(aggregated=engine.url, edge=EARLY), protocol) as here,
+    ):
+        got = await here.ask(stream=True)
+    comments, events = got.content.count(COMMENT), got.content.replace(COMMENT, b"")
+    assert events == event("a") + event("b") + DONE
+    assert got.content.startswith(COMMENT)
+    assert 2 <= comments <= 6
+    assert here.outcomes() == {"ok": 1}
+
+
+@both_ways
+@pytest.mark.parametrize("status", [400, 500])
+async def test_then_what_fails_is_told_inside_the_stream(protocol: Server, status: int) -> None:
+    refusal = answer(error(status, "no"), status=f"{status} x")
+    async with (
+        scripted_engine(late(0.1, refusal)) as engine,
+        site(settings(aggregated=engine.url, edge=EARLY, retries={"decode_tries": 1}), protocol) as here,
+    ):
+        got = await here.ask(stream=True)
+    *_, told, done, nothing = got.content.split(b"\n\n")
+    assert (got.status_code, done, nothing) == (200, b"data: [DONE]", b"")
+    assert "error" in orjson.loads(told.removeprefix(b"data: "))
+
+
+@both_ways
+async def test_a_complete_answer_has_no_early_status(protocol: Server) -> None:
+    script = late(0.15, answer(completion(kv_transfer_params=None)))
+    async with (
+        scripted_engine(script) as engine,
+        site(settings(aggregated=engine.url, edge=EARLY), protocol) as here,
+    ):
+        got = await here.ask()
+    assert got.json() == completion()
+
+
+@both_ways
+async def test_a_client_that_leaves_while_it_is_told_to_wait_is_gone(protocol: Server) -> None:
+    async with (
+        scripted_engine(says_and_waits()) as engine,
+        site(settings(aggregated=engine.url, edge=EARLY), protocol) as here,
+    ):
+        client = await here.open(post(stream=True))
+        await client.head()
+        client.writer.transport.abort()
+        await eventually(lambda: here.outcomes() == {"client_gone": 1}, within_s=2)
