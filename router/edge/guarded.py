@@ -6,6 +6,7 @@ OpenAI shape after the answers to all that was asked before it. After a refusal 
 """
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
@@ -27,6 +28,9 @@ from router.telemetry.events import EdgeObserver
 
 LINGER_S = 2.0
 """How long a client may take to read a refusal before the connection is cut."""
+
+LAST_HEAD_S = 1.0
+"""When the server stops, how long who has just connected may take to ask: the request may be on its way already."""
 
 LINGER_BYTES = 1 << 16
 """How much of what a refused client goes on sending is thrown away; then it is not read any more."""
@@ -58,6 +62,7 @@ class Guards:
     census: Census
     observer: EdgeObserver
     ids: RequestIds
+    draining: Callable[[], bool] = lambda: False
     outbox: Outbox = field(default_factory=Outbox)
 
 
@@ -109,9 +114,11 @@ class GuardedProtocol(HttpToolsProtocol):
         self.guards.census.leave(self._site)
 
     def shutdown(self) -> None:
-        """The server stops: who has been told everything is not waited for."""
+        """The server stops: who has been told everything is not waited for, who is about to ask is."""
         if self._lingering:
             self.transport.close()
+        elif self._phase in (Phase.FRESH, Phase.HEAD):
+            self._deadline.set_after(min(LAST_HEAD_S, self.guards.limits.head_timeout_s))
         else:
             super().shutdown()
 
@@ -155,6 +162,8 @@ class GuardedProtocol(HttpToolsProtocol):
             self.expect_100_continue = False
         super().on_headers_complete()
         self.cycle.transport = self._outlet  # type: ignore[assignment]
+        if self.guards.draining():
+            self.cycle.keep_alive = False
         self.headers = []  # trailers come here, and are not headers of the request
 
     def on_body(self, body: bytes) -> None:

@@ -61,7 +61,7 @@ def test_bad_usage_is_2(argv: list[str], served: list[Settings], capsys: pytest.
 def test_flags_become_settings(served: list[Settings]) -> None:
     argv = ["serve", "--prefill", "http://p:1", "--prefill", "http://p:2", "--decode", "http://d:1", "--aggregated"]
     argv += ["http://a:1", "--engine", "vllm-nixl", "--host", "10.0.0.1", "--port", "1", "--ops-host", "10.0.0.2"]
-    assert cli.main([*argv, "--ops-port", "2", "--log-format", "json", "--log-level", "debug"]) == 0
+    assert cli.main([*argv, "--fd", "7", "--ops-port", "2", "--log-format", "json", "--log-level", "debug"]) == 0
     (settings,) = served
     assert [(b.role, b.url, b.engine) for b in settings.backends] == [
         ("prefill", "http://p:1", "vllm-nixl"),
@@ -69,7 +69,7 @@ def test_flags_become_settings(served: list[Settings]) -> None:
         ("decode", "http://d:1", "vllm-nixl"),
         ("aggregated", "http://a:1", "vllm-nixl"),
     ]
-    assert (settings.listen.host, settings.listen.port) == ("10.0.0.1", 1)
+    assert (settings.listen.host, settings.listen.port, settings.listen.fd) == ("10.0.0.1", 1, 7)
     assert (settings.ops.host, settings.ops.port) == ("10.0.0.2", 2)
     assert (settings.log.format, settings.log.level) == ("json", "debug")
 
@@ -113,6 +113,13 @@ def test_a_taken_address_is_1_and_names_the_flag(
     assert cli.main(SERVE) == 1
     assert capsys.readouterr().err == (
         f"pd-router: cannot listen on {place}: Address already in use; choose another with {flag}\n"
+    )
+
+
+def test_a_socket_that_cannot_be_inherited_is_1_and_names_the_flag(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([*SERVE, "--fd", "9999"]) == 1
+    assert capsys.readouterr().err == (
+        "pd-router: cannot listen on file descriptor 9999: Bad file descriptor; choose another with --fd\n"
     )
 
 

@@ -251,3 +251,41 @@ async def test_who_was_told_everything_does_not_hold_up_the_end(app: App, client
     protocol.shutdown()
     assert client.ended == "closed"
     protocol.connection_lost(None)
+
+
+@pytest.mark.parametrize("received", [b"", GET[:9]], ids=["nothing", "half a head"])
+async def test_a_request_that_is_on_its_way_when_the_server_stops_is_served(
+    received: bytes, app: App, client: ClientTransport
+) -> None:
+    protocol = connected(app, guards(draining=True), client)
+    if received:
+        protocol.data_received(received)
+    protocol.shutdown()
+    assert protocol._deadline._due == pytest.approx(asyncio.get_running_loop().time() + 1, abs=0.5)
+    protocol.data_received(GET[len(received) :])
+    await settle()
+    assert (statuses(client), client.ended, app.seen) == ([200], "closed", ["/a"])
+    protocol.connection_lost(None)
+
+
+async def test_who_asks_for_nothing_when_the_server_stops_is_not_waited_for(app: App) -> None:
+    fresh, idle = ClientTransport(), ClientTransport()
+    protocols = [connected(app, guards(), transport) for transport in (fresh, idle)]
+    protocols[1].data_received(GET)
+    await settle()
+    for protocol in protocols:
+        protocol.shutdown()
+    assert (fresh.ended, idle.ended) == ("", "closed")
+    protocols[0]._too_slow()
+    assert (fresh.ended, fresh.written) == ("closed", b"")
+    for protocol in protocols:
+        protocol.connection_lost(None)
+
+
+async def test_while_it_drains_every_answer_is_the_last_of_its_connection(app: App, client: ClientTransport) -> None:
+    protocol = connected(app, guards(draining=True), client)
+    protocol.data_received(GET)
+    await settle()
+    assert (statuses(client), client.ended) == ([200], "closed")
+    assert b"connection: close" in client.written
+    protocol.connection_lost(None)
