@@ -78,7 +78,7 @@ class Listen(Section):
     fd: int | None = Field(
         None,
         ge=0,
-        description="Listening socket inherited under this number, in place of host and port; systemd's is 3.",
+        description="Listening socket inherited under this number, not host and port; systemd's is 3.",
     )
 
 

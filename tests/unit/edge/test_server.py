@@ -64,10 +64,13 @@ async def test_a_socket_that_others_have_too_is_served_on_and_outlives_the_liste
 
 
 def test_what_is_no_listening_socket_is_refused_and_left_open(tmp_path: Path) -> None:
-    with socket.socket() as silent, socket.socketpair()[0] as pair, (tmp_path / "file").open("w") as file:
+    local = socket.socket(socket.AF_UNIX)
+    with socket.socket() as silent, local, (tmp_path / "file").open("w") as file:
+        local.bind(str(tmp_path / "socket"))
+        local.listen()
         for fd, why in (
             (silent.fileno(), "it is not a listening TCP socket"),
-            (pair.fileno(), "it is not a listening TCP socket"),
+            (local.fileno(), "it is not a listening TCP socket"),
             (file.fileno(), "Socket operation on non-socket"),
         ):
             with pytest.raises(ListenError, match=f"cannot listen on file descriptor {fd}: {why}"):
