@@ -14,8 +14,7 @@ pytestmark = pytest.mark.timeout(240)
 PERMITS, ANSWER_S = 8, 0.2
 CAPACITY_PER_S = PERMITS / ANSWER_S
 BUSY_MACHINES_P99_S = 0.1
-"""20 ms are for a gateway with a core of its own; here it shares two with engines and clients. Who waits in line in vain
-is told after a second."""
+"""20 ms are for a gateway with a core of its own; here it shares two with engines and clients."""
 
 
 async def test_f23_ten_times_more_than_there_is_room_for() -> None:
@@ -37,9 +36,7 @@ async def test_f23_ten_times_more_than_there_is_room_for() -> None:
         await asking
         told_s, grown_bytes = load.took_s[Verdict.REFUSED], gateway.memory_bytes("VmHWM") - before_bytes
         p50_s, p99_s = share(told_s, 0.5), share(told_s, 0.99)
-        print(
-            f"answers/s {peak_per_s:.1f} at capacity, {good_per_s:.1f} at ten times as much; {grown_bytes / 1e6:+.1f} MB"
-        )
+        print(f"{peak_per_s:.1f} answers/s, {good_per_s:.1f} under ten times the load; {grown_bytes / 1e6:+.1f} MB")
         print(
             f"{len(told_s)} rejects: p50 {p50_s * 1e3:.1f} ms, p99 {p99_s * 1e3:.1f} ms, max {max(told_s) * 1e3:.1f} ms"
         )
