@@ -99,13 +99,15 @@ class GuardedProtocol(HttpToolsProtocol):
         self._deadline = Deadline(self.loop, self._too_slow)
         self._site = site_of(self.client[0]) if self.client else ""
         shed = guards.census.enter(self._site)
-        if guards.census.overrun:
-            transport.abort()
-        elif shed is not None:
-            self._phase = Phase.CLOSING
-            self._say(shed)
-        else:
+        if shed is None:
             self._deadline.set_after(guards.limits.head_timeout_s)
+            return
+        self._phase = Phase.CLOSING
+        self._write_error(shed)
+        if guards.census.overrun:
+            transport.close()  # may reset it, but what has arrived can be read even so
+        else:
+            self.end()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Give back the place."""
@@ -263,12 +265,15 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def _say(self, error: RequestError) -> None:
         """Answer with an error, and close."""
+        self._write_error(error)
+        self.end()
+
+    def _write_error(self, error: RequestError) -> None:
         body = replies.error_body(error)
         more = (*replies.length(body), *replies.CLOSE, *replies.error_headers(error))
         headers = replies.headers(b"application/json", self.guards.ids.new(), more)
         lines = replies.header_lines((*self.server_state.default_headers, *headers))
         self.transport.write(b"%b%b\r\n%b" % (STATUS_LINE[error.status], lines, body))
-        self.end()
 
     # How long it may take
 

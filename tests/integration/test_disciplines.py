@@ -35,7 +35,7 @@ class FirstFirst(Line):
 
 
 class Controlled(Line):
-    """The gateway's, but once the line has not been empty for a second, a wait may last a second only (as CoDel does)."""
+    """The gateway's; once the line has not been empty for a second, a wait may last a second only (as CoDel does)."""
 
     _empty_at = 0.0
 

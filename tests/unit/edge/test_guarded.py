@@ -79,12 +79,12 @@ async def test_a_place_is_taken_and_given_back(app: App, client: ClientTransport
     assert protocol._deadline._handle is None
 
 
-async def test_without_room_a_client_is_told_and_then_cut_without_a_word(app: App) -> None:
+async def test_without_room_a_client_is_told_and_in_the_end_not_waited_for(app: App) -> None:
     shared = guards(connections=1, per_address=1000)
     transports = [ClientTransport() for _ in range(SPARE_CONNECTIONS + 2)]
     protocols = [connected(app, shared, transport) for transport in transports]
-    assert [statuses(transport) for transport in transports] == [[], *[[503]] * SPARE_CONNECTIONS, []]
-    assert [transports[0].ended, transports[1].half_closed, transports[-1].ended] == ["", True, "aborted"]
+    assert [statuses(transport) for transport in transports] == [[], *[[503]] * (SPARE_CONNECTIONS + 1)]
+    assert [transports[0].ended, transports[1].half_closed, transports[-1].ended] == ["", True, "closed"]
     protocols[1].data_received(GET)
     await settle()
     assert app.seen == []
