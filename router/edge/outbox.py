@@ -7,7 +7,6 @@ the other's code from the processor's caches; first all reads, then all writes t
 import asyncio
 from collections.abc import Callable
 
-
 FULL_BYTES = 64 << 10
 """How much may wait; hundreds of tokens. In one round uvloop reads up to 32 times 256 KiB from an engine that floods,
 and only a write tells that the client has fallen behind."""

@@ -16,6 +16,10 @@ from router.edge.protocol import GatewayProtocol
 
 BACKLOG = 4096
 
+UNSENT_BYTES = 64 << 10
+"""What the kernel takes for a client beyond what is on its way. By itself it takes up to 4 MB, and an engine would feel
+a slow client that late."""
+
 TCP = (socket.AF_INET, socket.AF_INET6)
 
 
@@ -69,8 +73,7 @@ def listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         listening.close()
         raise ListenError(f"cannot listen on {host}:{port}: {error.strerror or error}") from None
-    listening.setblocking(False)
-    return listening
+    return _ready(listening)
 
 
 def inherit(fd: int) -> socket.socket:
@@ -85,7 +88,13 @@ def inherit(fd: int) -> socket.socket:
     if listening.family not in TCP or not listening.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
         listening.detach()  # it may be standard error, to which this is going to be told
         raise ListenError(f"cannot listen on file descriptor {fd}: it is not a listening TCP socket")
+    return _ready(listening)
+
+
+def _ready(listening: socket.socket) -> socket.socket:
+    """A socket whose connections will have its options."""
     listening.setblocking(False)
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
     return listening
 
 

@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from router.edge.client import Receive, Scope, Send
-from router.edge.server import Listener, ListenError, inherit, listen, listener, url_of
+from router.edge.server import UNSENT_BYTES, Listener, ListenError, inherit, listen, listener, url_of
 from tests.support.edge import guards
 
 
@@ -78,3 +78,14 @@ def test_what_is_no_listening_socket_is_refused_and_left_open(tmp_path: Path) ->
             os.fstat(fd)
     with pytest.raises(ListenError, match="Bad file descriptor"):
         inherit(fd)
+
+
+def test_little_is_buffered_for_a_client_that_does_not_read() -> None:
+    with listen("127.0.0.1", 0) as own, inherit(os.dup(own.fileno())) as inherited, socket.socket() as client:
+        inherited.setblocking(True)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect(own.getsockname())
+        with inherited.accept()[0] as accepted:
+            accepted.setblocking(False)
+            sent_bytes = accepted.send(bytes(8 << 20))
+    assert UNSENT_BYTES <= sent_bytes < 4 * UNSENT_BYTES
