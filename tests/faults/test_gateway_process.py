@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.support.client import Verdict
-from tests.support.fault_rows import NO_LIMIT, scaled
+from tests.support.fault_rows import FULL, NO_LIMIT, scaled
 from tests.support.gateway_process import GatewayProcess, gateway_process
 from tests.support.process_rows import engines, kept_by, row, some_body
 
@@ -18,6 +18,9 @@ pytestmark = pytest.mark.timeout(240)
 
 LEASE_S = 6.0
 """As short as vLLM allows."""
+
+READY_S = 2 if FULL else 5
+"""It takes 1.4 s; more where all share the cores with other work."""
 
 
 async def test_f20_stopped_with_two_hundred_streams() -> None:
@@ -73,7 +76,7 @@ async def test_f21_replaced_ten_times_on_the_same_socket() -> None:
 async def test_f22_killed_and_started_again() -> None:
     ready_s = []
     async with (
-        row("F22", "gateway killed with 40 streams, started again, twice") as load,
+        row("F22", "gateway killed with 40 streams and restarted, x2") as load,
         engines(decode=2, lease_s=LEASE_S) as fleet,
     ):
         lease: dict[str, Any] = {"engines": {"kv_lease_s": LEASE_S}, "admission": NO_LIMIT}
@@ -97,4 +100,4 @@ async def test_f22_killed_and_started_again() -> None:
         print(f"ready after {ready_s} s; engines free after {freed_s:.1f} s")
         assert kept == []
         assert (load.row.lost, load.row.complete) == (80, 80), "who had a stream of the killed one, and nobody else"
-        assert min(ready_s) <= 2
+        assert min(ready_s) <= READY_S

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from tests.support.client import Verdict
-from tests.support.fault_rows import scaled
+from tests.support.fault_rows import FULL, scaled
 from tests.support.gateway_process import gateway_process
 from tests.support.process_rows import Load, engines, row, share
 
@@ -13,8 +13,9 @@ pytestmark = pytest.mark.timeout(240)
 
 PERMITS, ANSWER_S = 8, 0.2
 CAPACITY_PER_S = PERMITS / ANSWER_S
-BUSY_MACHINES_P99_S = 0.1
-"""20 ms are for a gateway with a core of its own; here it shares two with engines and clients."""
+P50_S, P99_S = 0.02, 0.02 if FULL else 0.1
+GOODPUT = 0.95 if FULL else 0.85
+"""Of the peak's. What is aimed at takes a core for the gateway alone; the smaller row may share two with other work."""
 
 
 async def test_f23_ten_times_more_than_there_is_room_for() -> None:
@@ -42,9 +43,9 @@ async def test_f23_ten_times_more_than_there_is_room_for() -> None:
         )
         load.row.leaked = len(await gateway.quiet())
         assert (load.lost, load.row.leaked) == ([], 0)
-        assert good_per_s >= 0.95 * peak_per_s
-        assert p50_s <= 0.02
-        assert p99_s <= BUSY_MACHINES_P99_S
+        assert good_per_s >= GOODPUT * peak_per_s
+        assert p50_s <= P50_S
+        assert p99_s <= P99_S
         assert grown_bytes <= 100e6
 
 

@@ -75,6 +75,17 @@ class GatewayProcess:
             await asyncio.sleep(0.05)
         return held
 
+    async def tasks(self) -> int:
+        """How many tasks a watched one has."""
+        told = self.log.with_name("tasks")
+        told.unlink(missing_ok=True)
+        self.process.send_signal(signal.SIGUSR1)
+        for _ in range(1000):
+            if told.exists():
+                return int(told.read_text())
+            await asyncio.sleep(0.01)
+        raise AssertionError("it does not tell its tasks")
+
     @property
     def files(self) -> int:
         """How many files it has open."""
@@ -88,22 +99,38 @@ class GatewayProcess:
 
 @asynccontextmanager
 async def gateway_process(
-    members: Iterable[Member], *, fd: int | None = None, max_files: int | None = None, **sections: Any
+    members: Iterable[Member],
+    *,
+    fd: int | None = None,
+    max_files: int | None = None,
+    watched: bool = False,
+    **sections: Any,
 ) -> AsyncIterator[GatewayProcess]:
     """A gateway over engines that run, gone by the end of the block.
 
     `sections` are settings by section. It inherits the listening socket `fd`, and may open `max_files` files.
+    One that is `watched` can tell its tasks.
     """
     listen = {"host": "127.0.0.1", "port": 0, "fd": fd}
     settings = settings_for(members, **{"process": {"loop": "uvloop"}} | sections | {"listen": listen})
     with TemporaryDirectory() as folder:
         config, log = write(Path(folder, "gateway.yaml"), effective(settings)), Path(folder, "log")
+        environ = {name: value for name, value in os.environ.items() if not name.startswith("PD_ROUTER_")}
+        program = "tests.support.watched_gateway" if watched else "router"
         limit = f"ulimit -n {max_files}; " if max_files else ""
         process = await asyncio.create_subprocess_exec(
-            *("sh", "-c", f'{limit}exec "$@" 2>{log}', "sh", sys.executable, "-m", "router", "serve"),
-            *("--config", str(config), "--log-format", "json"),
+            *(
+                "sh",
+                "-c",
+                f'{limit}exec "$@" 2>{log}',
+                "sh",
+                sys.executable,
+                "-m",
+                program,
+            ),
+            *("serve", "--config", str(config), "--log-format", "json"),
             cwd=ROOT,
-            env={name: value for name, value in os.environ.items() if not name.startswith("PD_ROUTER_")},
+            env=environ | {"WATCHED_TASKS": str(log.with_name("tasks"))},
             pass_fds=[] if fd is None else [fd],
         )
         try:
