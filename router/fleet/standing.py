@@ -42,11 +42,17 @@ class Standing:
         self._refused = self._failed = self._worked = 0
         self._ejected_until = 0.0
         self._ejection_s = ejection.first_s
+        self.lives = 0
         self.on_trial = 0
         self.drained = False
         self.state = State.UNKNOWN
         self.since = now
         self.why = "not probed yet"
+
+    @property
+    def faltered(self) -> bool:
+        """Whether it did not answer the last probe well: when it does again, it may be another process."""
+        return self._bad > 0
 
     @property
     def usable(self) -> bool:
@@ -56,7 +62,8 @@ class Standing:
     # Probes
 
     def good_probe(self, now: float) -> bool:
-        """The engine answered well."""
+        """The engine answered well. It begins a new one of its `lives` when it had not before."""
+        self.lives += self.lives == 0 or self.faltered
         self._good, self._bad = self._good + 1, 0
         if self.state is State.UNKNOWN or (self.state is State.DOWN and self._good >= self._probes.up_after):
             return self._enter(State.UP, "probes answered", now)

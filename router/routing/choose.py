@@ -17,7 +17,7 @@ Match = Callable[[Backend, Backend], bool]
 
 
 def same_group(prefill: Backend, decode: Backend) -> bool:
-    """Engines hand over inside a group only."""
+    """Engines hand over inside a group only; it is learnt from version and model, see `fleet.identity`."""
     return prefill.group == decode.group
 
 
