@@ -221,10 +221,14 @@ class Ejection(Section):
 
 
 class PairRules(Section):
-    """Leaving alone two engines that cannot hand over to each other, though each works."""
+    """Making engines acquainted, and leaving alone two that cannot hand over to each other, though each works."""
 
     failures: int = Field(2, ge=1, description="Failed hand-overs within quarantine_s.")
     quarantine_s: Seconds = Field(60, description="How long the pair is left alone.")
+    warm_up: bool = Field(
+        True, description="Two engines new to each other hand over one tiny prompt before requests need them to."
+    )
+    warm_up_timeout_s: Seconds = Field(15, description="For that; vLLM gives up a handshake after 5 s.")
 
 
 class Retries(Section):

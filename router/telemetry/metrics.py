@@ -73,6 +73,7 @@ class RequestMetrics:
         )
         self._released = counter("kv_released", "Hand-overs given back to the prefill engine early.", ("reason",))
         self._stranded = counter("kv_stranded", "Hand-overs left to the engine's lease.", ("reason",))
+        self._warm_ups = counter("warm_ups", "Hand-overs that made two engines acquainted.", ("outcome",))
         self._queue_s = histogram(
             "queue_seconds", "Waits for room in a pool, of requests that had to and got it.", ("pool",), QUEUE_BUCKETS_S
         )
@@ -127,6 +128,10 @@ class RequestMetrics:
     def stranded(self, reason: str) -> None:
         """KV was left to its lease."""
         self._stranded.inc(reason)
+
+    def warmed_up(self, outcome: str) -> None:
+        """Two engines have met."""
+        self._warm_ups.inc(outcome)
 
     def _settled(self, journey: Journey) -> None:
         outcome = journey.outcome or Outcome.UPSTREAM_ERROR

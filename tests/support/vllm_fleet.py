@@ -161,7 +161,7 @@ def vllm_engines(model: str, folder: Path, *, colocated: int = 0) -> Iterator[En
 def gateway_process(prefill_url: str, decode_url: str, log: Path, **settings: str) -> Iterator[Gateway]:
     """`pd-router serve` in front of a pair, with both engines in use; told to stop on leaving, and held to status 0."""
     environ = {name: value for name, value in os.environ.items() if not name.startswith("PD_ROUTER_")}
-    settings = {"DRAIN__DRAIN_ACCEPT_S": "0", **EVERY_PROMPT_IS_HANDED_OVER, **settings}
+    settings = {"DRAIN__DRAIN_ACCEPT_S": "0", "PAIRS__WARM_UP": "false", **EVERY_PROMPT_IS_HANDED_OVER, **settings}
     environ |= {f"PD_ROUTER_{name}": value for name, value in settings.items()}
     argv = [sys.executable, "-m", "router", "serve", "--host", "127.0.0.1", "--port", "0", "--ops-port", "0"]
     argv += ["--prefill", prefill_url, "--decode", decode_url]
