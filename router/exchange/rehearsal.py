@@ -40,7 +40,7 @@ class Rehearsal:
         self._clock = clock
 
     async def of(self, prefill: Backend, decode: Backend, model: str, request_id: str) -> Rehearsed:
-        """One hand-over of a prompt that no engine has seen, as it begins with `request_id`.
+        """One hand-over of a prompt that no engine has cached, as it begins with `request_id`, which is unique.
 
         Raises `EngineRefusal`, and `EngineFault` that knows its leg.
         """

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import math
 from collections.abc import Callable, Iterator
-from itertools import count
+from uuid import uuid4
 
 from router.errors import EngineError, EngineFault, EngineRefusal, EngineTimeout, Leg
 from router.exchange.rehearsal import Rehearsal, common_model
@@ -51,7 +51,6 @@ class WarmUps:
         self._waiting: set[Pair] = set()
         self._under_way: set[Pair] = set()
         self._busy: set[Backend] = set()
-        self._numbers = count(1)
         self._running = False
 
     async def run(self) -> None:
@@ -122,7 +121,7 @@ class WarmUps:
         model = common_model(prefill, decode)
         assert model is not None
         try:
-            await self._rehearsal.of(prefill, decode, model, f"warm-up-{next(self._numbers)}-{decode.id}")
+            await self._rehearsal.of(prefill, decode, model, f"{uuid4().hex}-warm-up")
         except EngineRefusal as refusal:
             return "refused", refusal.message, math.inf
         except EngineFault as fault:
