@@ -76,7 +76,8 @@ async def test_an_engine_that_is_added_gets_requests_once_it_has_met_somebody() 
         await warm(here, 1)
         added = {"url": new.url, "role": "decode"}
         (await here.client.post(f"{here.gateway.ops_url}/fleet/backends", json=added)).raise_for_status()
-        await until(lambda: bool(here.app.pairs.cold), "the new pair to be known")
+        await here.state_of(new, "up")
+        assert here.app.pairs.cold, "from the moment on at which it may get requests"
         during = await asyncio.gather(*(seconds(here, number) for number in range(8)))
         assert max(during) < HANDSHAKE_S
         await warm(here, 2)

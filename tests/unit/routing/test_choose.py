@@ -179,8 +179,12 @@ def test_a_prefill_engine_needs_one_partner_that_it_has_met() -> None:
 
 def test_where_nobody_has_met_requests_do_not_wait() -> None:
     assert route(P1, D1, cold=((P1, D1),)) == Route(RouteKind.DISAGGREGATED, D1, P1, Reason.NOVEL_PROMPT)
+
+
+def test_an_engine_of_another_group_is_no_partner_to_have_met() -> None:
+    new, old = a_backend("prefill", 1), a_backend("prefill", 2, tokens=900)
     other = a_backend("decode", 12, group="blue")
-    assert route(P1, D1, other, cold=((P1, D1),)).decode is D1, "one that it cannot pair with is no partner"
+    assert route(new, old, D1, other, cold=((new, D1),)).prefill is old
 
 
 def test_each_pool_has_its_own_policy() -> None:
