@@ -1,7 +1,7 @@
 """Looks at every engine, and has every pair hand over a tiny prompt, with the parts that the gateway does it with."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -32,7 +32,7 @@ Progress = Callable[[int, int, str], None]
 class Verdict(StrEnum):
     """What came of a pair: the prompt was pulled; it answered but does not tell; decode computed it; it failed.
 
-    APART: of different groups, which the gateway never pairs. UNTRIED: one of the two is not up.
+    APART: of different groups, which the gateway never pairs. UNTRIED: something is wrong with one of the two.
     """
 
     HANDED_OVER = "handed over"
@@ -124,7 +124,8 @@ class Doctor:
         async with asyncio.TaskGroup() as group:
             looks = [group.create_task(self._engine(backend)) for backend in backends]
         pairs = [(p, d) for p in backends for d in backends if (p.role, d.role) == (Role.PREFILL, Role.DECODE)]
-        judged = {pair: finding for pair in pairs if (finding := _beforehand(*pair))}
+        ill = {look.result().backend for look in looks if look.result().problem}
+        judged = {pair: finding for pair in pairs if (finding := _beforehand(*pair, ill))}
         rest = [pair for pair in pairs if pair not in judged]
         for now in rounds(rest):
             async with asyncio.TaskGroup() as group:
@@ -211,10 +212,10 @@ def with_partners(engine: EngineFinding, pairs: Sequence[PairFinding]) -> Engine
     return replace(engine, problem=f"no partner: {'; '.join(others)}", advice=advice.for_lone_engine(engine.backend))
 
 
-def _beforehand(prefill: Backend, decode: Backend) -> PairFinding | None:
-    """What needs no try."""
+def _beforehand(prefill: Backend, decode: Backend, ill: Collection[Backend]) -> PairFinding | None:
+    """What needs no try; one with an engine that is ill would only leave KV behind."""
     finding = partial(PairFinding, prefill, decode)
-    if not (prefill.standing.usable and decode.standing.usable):
+    if prefill in ill or decode in ill:
         return finding(Verdict.UNTRIED)
     if prefill.group != decode.group:
         return finding(Verdict.APART, f"{prefill.group!r} and {decode.group!r}")

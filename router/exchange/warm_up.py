@@ -23,7 +23,7 @@ from router.telemetry.events import Clock, WarmUpObserver
 
 log = logging.getLogger(__name__)
 
-LOOK_S = 1.0
+LOOK_S = 2.0
 """Pause between looks for engines that have become others without a probe that failed."""
 
 RETRY_S = 15.0

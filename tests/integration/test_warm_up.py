@@ -12,7 +12,7 @@ from tests.support.fleet import Site, engine, site, until
 
 LIVELY = {"interval_s": 0.05, "down_interval_s": 0.05}
 ON: dict[str, Any] = {"pairs": {"warm_up": True}, "probes": LIVELY}
-HANDSHAKE_S = 0.4
+HANDSHAKE_S = 1.0
 
 
 def chat(number: int = 0, **fields: Any) -> dict[str, Any]:
