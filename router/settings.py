@@ -102,7 +102,12 @@ class BackendSettings(Section):
         "vllm-nixl", description="How the engine is spoken to; aggregated engines get plain requests whatever it says."
     )
     models: tuple[str, ...] = Field((), description="Models it serves; empty: learnt from its `/v1/models`.")
-    group: str = Field("default", description="Prefill and decode engines pair only inside one group.")
+    group: str | None = Field(
+        None,
+        min_length=1,
+        description="Prefill and decode engines pair only inside one group; default: learnt, the same for engines of "
+        "one version and model.",
+    )
     kv_lease_s: Seconds = Field(30, description="How long it holds KV that nobody pulls; vLLM's own default.")
     kv_hosts: tuple[str, ...] = Field(
         (), description="Addresses its KV side channel may have; empty: pinned at the first good hand-over."
@@ -215,7 +220,7 @@ class Probes(Section):
         2, ge=1, description="Good probes in a row that bring an engine back; the first ever one suffices at start."
     )
     models_interval_s: Seconds = Field(
-        30, description="Pause between looks at an engine's /v1/models; adapters come and go."
+        30, description="Pause between looks at an engine's /v1/models and /version; adapters come and go."
     )
 
 
@@ -242,10 +247,14 @@ class Ejection(Section):
 
 
 class PairRules(Section):
-    """Leaving alone two engines that cannot hand over to each other, though each works."""
+    """Making engines acquainted, and leaving alone two that cannot hand over to each other, though each works."""
 
     failures: int = Field(2, ge=1, description="Failed hand-overs within quarantine_s.")
     quarantine_s: Seconds = Field(60, description="How long the pair is left alone.")
+    warm_up: bool = Field(
+        True, description="Two engines new to each other hand over one tiny prompt before requests need them to."
+    )
+    warm_up_timeout_s: Seconds = Field(15, description="For that; vLLM gives up a handshake after 5 s.")
 
 
 class Retries(Section):

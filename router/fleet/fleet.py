@@ -101,6 +101,15 @@ class Fleet:
         prefill = [b for b in self.backends if b.role is Role.PREFILL]
         return bool(prefill) and not any(b.standing.usable for b in prefill)
 
+    @property
+    def apart(self) -> bool:
+        """Whether prefill and decode engines are usable, but none are of one group."""
+        prefill, decode = (
+            {b.group for b in self.backends if b.role is role and b.standing.usable}
+            for role in (Role.PREFILL, Role.DECODE)
+        )
+        return bool(prefill and decode) and prefill.isdisjoint(decode)
+
     def describe(self, now: float) -> dict[str, Any]:
         """The facts of `/fleet`: pools with their engines."""
         pools = {role.value: [b.describe(now) for b in self.backends if b.role is role] for role in Role}

@@ -56,6 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=default.kv_load_failure_policy,
         help="what a decode engine does when a pull fails (default %(default)s)",
     )
+    add("--engine-version", dest="version", default=default.version, help="engines of different ones refuse each other")
     add("--seed", type=int, default=default.seed, help="of faults with a share")
     add("--faults", type=_faults, default=[], metavar="JSON", help="list of faults, as for POST /sim/faults")
 

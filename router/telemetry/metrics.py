@@ -87,6 +87,7 @@ class RequestMetrics:
         self._prefix_tokens = counter(
             "prefix_tokens", "Prompt tokens that engines had already, and that they computed.", ("pool", "kind")
         )
+        self._warm_ups = counter("warm_ups", "Hand-overs that made two engines acquainted.", ("outcome",))
         self._queue_s = histogram(
             "queue_seconds", "Waits for room in a pool, of requests that had to and got it.", ("pool",), QUEUE_BUCKETS_S
         )
@@ -141,6 +142,10 @@ class RequestMetrics:
     def stranded(self, reason: str) -> None:
         """KV was left to its lease."""
         self._stranded.inc(reason)
+
+    def warmed_up(self, outcome: str) -> None:
+        """Two engines have met."""
+        self._warm_ups.inc(outcome)
 
     def _settled(self, journey: Journey) -> None:
         outcome = journey.outcome or Outcome.UPSTREAM_ERROR

@@ -29,8 +29,9 @@ AT_ONCE = {
     "ops": {"host": "127.0.0.1", "port": 0},
     "routing": {"min_novel_tokens": 0, "min_concurrency": 0},
     "drain": {"drain_accept_s": 0, "drain_timeout_s": 1},
+    "pairs": {"warm_up": False},
 }
-"""Every request that can be is handed over, and nothing waits at the end."""
+"""Every request that can be is handed over, engines get no other ones, and nothing waits at the end."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -118,6 +118,12 @@ def test_releases_are_counted_by_reason() -> None:
     assert told.value("kv_stranded_total", reason="timeout") == 1
 
 
+def test_warm_ups_are_counted() -> None:
+    told = Told()
+    told.metrics.warmed_up("ok")
+    assert told.value("warm_ups_total", outcome="ok") == 1
+
+
 def test_a_further_try_is_counted_and_the_decision_only_once() -> None:
     told = Told()
     journey = told.journey()
