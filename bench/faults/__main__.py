@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+import httpx
+
 from bench.compare import install, routers
 from bench.compare.processes import exit_on_sigterm, raise_file_limit
 from bench.compare.report import system
@@ -37,13 +39,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     place = Place(folder, args.base_port, ENGINES_PER_ROLE)
     everyone = [routers.gateway(place), *routers.peers(place, install.peers(args.peers))]
     stand = Stand(place, args.router_core, args.engine_core)
+    results: list[Result] = []
     try:
-        results = list(_trials(stand, everyone, [SCENARIOS[id_] for id_ in args.only], args.rounds))
-    except (NotReady, OSError) as error:
+        results.extend(_trials(stand, everyone, [SCENARIOS[id_] for id_ in args.only], args.rounds))
+    except (NotReady, OSError, httpx.HTTPError) as error:
         print(f"{error}\nlogs: {folder}", file=sys.stderr)
         return 1
-    _write(args.json, results, everyone)
-    shutil.rmtree(folder)
+    else:
+        shutil.rmtree(folder)
+    finally:  # what was done before a failure is told too
+        _write(args.json, results, everyone, folder)
     return 0
 
 
@@ -57,7 +62,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--only", type=_among(SCENARIOS), default=tuple(SCENARIOS), metavar="ID,ID", help="these (default: all)")
-    add("--peers", type=_among(install.PACKAGES), default=tuple(install.PACKAGES), help="(default: %(default)s)")
+    peers = tuple(install.PACKAGES)
+    add("--peers", type=_among(peers), default=peers, help=f"of {','.join(peers)}; '' is none (default: all)")
     add("--rounds", type=int, default=1, help="how often each is done; counts are summed (default: %(default)s)")
     add("--json", type=Path, metavar="FILE", help="write every trial")
     add("--base-port", type=int, default=18500, help="first of 50 ports on loopback (default: %(default)s)")
@@ -89,12 +95,16 @@ def _trials(stand: Stand, everyone: Sequence[Router], scenarios: Sequence[Scenar
         yield result
 
 
-def _write(path: Path | None, results: Sequence[Result], everyone: Sequence[Router]) -> None:
-    print("\n".join((f"{system()}; {', '.join(install.PACKAGES.values())}", "", *table(results), "")))
-    print("\n".join(command_lines(everyone)))
+def _versions() -> str:
+    return f"{system()}; {', '.join(install.PACKAGES.values())}"
+
+
+def _write(path: Path | None, results: Sequence[Result], everyone: Sequence[Router], folder: Path) -> None:
+    print("\n".join((_versions(), "", *table(results), "", *command_lines(everyone, folder))))
     if path is not None:
+        tree = {"versions": _versions(), "trials": [asdict(result) for result in results]}
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps([asdict(result) for result in results], indent=1), encoding="utf-8")
+        path.write_text(json.dumps(tree, indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":

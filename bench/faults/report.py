@@ -10,8 +10,8 @@ from bench.faults.scenarios import SCENARIOS
 from bench.faults.trial import Result
 
 COLUMNS = (
-    *("scenario", "router", "tried", "right", "told by status", "told in stream", "cut", "disguised", "wrong"),
-    *("slowest s", "prefills", "asked", "KV held", "running"),
+    *("scenario", "router", "tried", "right", "status", "event", "lost", "silent", "wrong"),
+    *("slowest s", "prefills", "sent", "KV held", "running"),
 )
 
 LOST = (Fate.CUT, Fate.UNANSWERED)
@@ -43,7 +43,7 @@ def _cells(rounds: Sequence[Result]) -> Iterator[str]:
             yield str(sum(fates[fate] for fate in group))
         yield f"{max(one.slowest_s for one in rounds):.1f}"
     yield _share(sum(one.prefills for one in rounds), tried)
-    yield _share(sum(one.asked for one in rounds), tried)
+    yield _share(sum(one.sent for one in rounds), tried)
     yield str(sum(one.handoffs_held for one in rounds))
     yield str(sum(one.still_running for one in rounds))
 
@@ -52,8 +52,8 @@ def _share(count: int, of: int) -> str:
     return f"{count / of:.2f}" if of else ""
 
 
-def command_lines(routers: Sequence[Router]) -> Iterator[str]:
-    """How each router was started."""
+def command_lines(routers: Sequence[Router], folder: Path) -> Iterator[str]:
+    """How each router was started, in the folder of its files."""
     for router in routers:
         program, *arguments = router.command
-        yield f"{router.name}: {' '.join((Path(program).name, *arguments))}"
+        yield " ".join((Path(program).name, *arguments)).replace(f"{folder}/", "")

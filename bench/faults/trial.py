@@ -35,7 +35,7 @@ class Result:
     slowest_s: float
     prefills: int
     """Prompts computed on prefill engines and kept for a hand-over."""
-    asked: int
+    sent: int
     """Requests that reached engines, of either role; a release is one too."""
     handoffs_held: int
     """Prompts whose KV a prefill engine still held, or gave up only because its lease had ended."""
@@ -97,7 +97,7 @@ def result(router: str, scenario: str, number: int, clients: Clients, books: Boo
         fates={str(fate): count for fate, count in sorted(clients.fates.items())},
         slowest_s=round(clients.slowest_s, 3),
         prefills=books.gained("issued", [0]),
-        asked=books.gained("arrived"),
+        sent=books.gained("arrived"),
         handoffs_held=prefill["handoffs_open"] + books.gained("expired", [0]),
         blocks_held=prefill["blocks_in_use"],
         still_running=sum(role["requests_running"] + role["requests_waiting"] for role in (prefill, decode)),

@@ -167,7 +167,8 @@ def test_the_table_sums_rounds_and_names_a_scenario_once() -> None:
 
 
 def test_how_routers_were_started() -> None:
-    assert list(command_lines([Router("peer", ("/some/where/peer", "--port", "1"))])) == ["peer: peer --port 1"]
+    router = Router("peer", ("/some/where/peer", "--file", "/tmp/x/peer.json"))
+    assert list(command_lines([router], Path("/tmp/x"))) == ["peer --file peer.json"]
 
 
 @pytest.mark.parametrize("flags", [("--only", "F99"), ("--peers", "nginx"), ("--rounds", "x")])
@@ -198,7 +199,7 @@ def test_one_scenario_with_the_gateway_alone(tmp_path: Path) -> None:
     place = Place(tmp_path, a_base_port(), engines=1)
     made = asyncio.run(trial(Stand(place), routers.gateway(place), SCENARIOS["F13"], 0))
     assert made.fates == {"left": 60}
-    assert (made.prefills, made.asked) == (60, 120)
+    assert (made.prefills, made.sent) == (60, 120)
     assert (made.handoffs_held, made.blocks_held, made.still_running) == (0, 0, 0)
     assert json.loads(json.dumps(asdict(made)))["scenario"] == "F13"
 
