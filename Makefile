@@ -27,11 +27,11 @@ done; \
 "$$found" -c 'import ensurepip, venv' 2>/dev/null || { echo "$$found has no venv module; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
 endef
 
-.PHONY: help run run-vllm test test-faults soak test-vllm check bench lock clean
+.PHONY: help run run-vllm test test-faults soak test-vllm check bench bench-faults lock clean
 
 help: ## this list
 	@echo "make TARGET [PORT=8000] [OPS_PORT=8001] [ARGS=...] [PYTHON=...] [VENV=.venv]"
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | awk -F '\t' '{ printf "  %-10s %s\n", $$1, $$2 }'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | awk -F '\t' '{ printf "  %-12s %s\n", $$1, $$2 }'
 
 run: $(VENV)/.runtime ## simulated fleet (2 prefill + 2 decode) and gateway on 127.0.0.1:$(PORT); ARGS='--ask "..."' asks and ends
 	@$(bin)/pd-router run --port $(PORT) --ops-port $(OPS_PORT) $(ARGS)
@@ -60,6 +60,9 @@ check: $(VENV)/.dev ## format, lint, types, structure; prints how large the code
 
 bench: $(VENV)/.runtime ## the gateway beside nginx, vllm-router and smg, about 3 minutes; ROUNDS=10 for figures to quote
 	@$(python) -m bench.compare --rounds $(ROUNDS) --json build/bench.json --svg build/bench.svg $(ARGS)
+
+bench-faults: $(VENV)/.runtime ## what each fault costs the clients of the gateway, vllm-router and smg, about 15 minutes
+	@$(python) -m bench.faults --json build/faults.json $(ARGS)
 
 lock: build/uv/bin/uv ## resolve pyproject.toml anew into requirements.lock and requirements-dev.lock
 	@$(lock) --output-file requirements.lock
