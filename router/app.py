@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 
 import httpx
 from fastapi import FastAPI
@@ -35,6 +36,7 @@ from router.exchange.pool import Connections
 from router.exchange.release import Releases
 from router.exchange.transport import EngineTransport
 from router.fleet.backend import Backend
+from router.fleet.discovery.dns import NamedEngines
 from router.fleet.discovery.file import BackendsFile
 from router.fleet.fleet import Fleet
 from router.fleet.membership import Membership
@@ -206,6 +208,35 @@ def _backend(settings: Settings, backend: BackendSettings) -> Backend:
     )
 
 
+def _listed(settings: Settings, members: Membership) -> BackendsFile | None:
+    """The file of engines, if there is one."""
+    rules = settings.discovery.file
+    if rules is None:
+        return None
+    return BackendsFile(rules, partial(members.found, "file"), partial(members.failed, "file"))
+
+
+def _named(settings: Settings, members: Membership) -> list[NamedEngines]:
+    """The pools that are looked up in DNS."""
+    rules = settings.discovery.dns
+    if rules is None:
+        return []
+    from router.fleet.discovery.resolver import Resolver  # noqa: PLC0415 - dnspython is an extra
+
+    resolver = Resolver(rules)
+    return [
+        NamedEngines(
+            role,
+            pool,
+            rules.refresh_s,
+            resolver,
+            found=partial(members.found, f"dns {role}"),
+            failed=partial(members.failed, f"dns {role}"),
+        )
+        for role, pool in rules.pools.items()
+    ]
+
+
 def _log_standing(backend: Backend) -> None:
     level = logging.INFO if backend.standing.usable else logging.WARNING
     facts = {"pool": backend.role.value, "backend": backend.id, "why": backend.standing.why}
@@ -243,15 +274,19 @@ async def running(settings: Settings, log_lines: Lines | None = None) -> AsyncIt
         held.callback(app.connections.close)
         held.push_async_callback(app.releases.close)
         held.push_async_callback(background.close)
-        listed = settings.discovery.file and BackendsFile(settings.discovery.file, app.membership.found)
+        listed = _listed(settings, app.membership)
         if listed:
             listed.look()
+        named = _named(settings, app.membership)
+        await asyncio.gather(*(pool.look() for pool in named))
         await app.prober.probe_all()
         background.spawn(app.prober.run(), "probes")
         background.spawn(app.loop_lag.run(), "loop lag")
         background.spawn(app.audit.run(), "audit")
         if listed:
             background.spawn(listed.run(), "list of engines")
+        for pool in named:
+            background.spawn(pool.run(), f"names of {pool.role} engines")
         data = listener(app.data, app.data_guards, settings.drain.drain_timeout_s)
         ops = listener(app.operations, app.operations_guards, 1)
         async with asyncio.TaskGroup() as listeners:

@@ -25,7 +25,7 @@ CLEAN, FAILED, USAGE = 0, 1, 2
 
 NO_BACKENDS = (
     "backends: no engine is known; name them by flags (--prefill URL --decode URL, or --aggregated URL), "
-    "under `backends:` in the file of --config, "
+    "under `backends:` or `discovery:` in the file of --config, "
     'or in PD_ROUTER_BACKENDS=\'[{"url": "http://host:port", "role": "decode"}]\''
 )
 
@@ -200,7 +200,7 @@ def _serve(args: argparse.Namespace) -> int:
     backends = [{"url": url, "role": role} | _given(engine=args.engine) for role in Role for url in getattr(args, role)]
     log = _given(format=args.log_format, level=args.log_level)
     settings = load(args.config, _listener_flags(args) | {"log": log, "backends": backends})
-    if not settings.backends:
+    if not (settings.backends or settings.discovery.on):
         raise SettingsError([NO_BACKENDS])
     from router.app import serve
 
@@ -226,7 +226,7 @@ def _check(args: argparse.Namespace) -> int:
         return USAGE
     tree = effective(settings)
     print(json.dumps({"valid": True, "settings": yaml.safe_load(tree)}) if args.json else tree.rstrip())
-    if not settings.backends:
+    if not (settings.backends or settings.discovery.on):
         print("pd-router: note: no backends here; `serve` needs them by flags or PD_ROUTER_BACKENDS", file=sys.stderr)
     return CLEAN
 
