@@ -6,12 +6,15 @@ It is made of dnslib, so that nobody checks an encoding of its own and no packag
 import logging
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
+from urllib.parse import urlsplit
 
 from dnslib import QTYPE, RCODE, RR, DNSError, DNSRecord
 from dnslib.server import DNSLogger, DNSServer
+
+from tests.support.fleet import Member
 
 log = logging.getLogger(__name__)
 
@@ -78,3 +81,18 @@ def _on_one_port(zone: ZoneServer) -> tuple[DNSServer, DNSServer]:
             return udp, DNSServer(zone, address="127.0.0.1", port=zone.port, tcp=True, logger=logger)
         udp.server.server_close()
     raise AssertionError("no port is free for both")
+
+
+def pool_of(role: str) -> str:
+    """The name under which `services` lists the engines of a role."""
+    return f"_http._tcp.{role}.internal"
+
+
+def services(engines: Iterable[Member], ttl_s: int = 1) -> str:
+    """A zone in which each engine has an SRV record and a host of its own."""
+    places = [(member.role, urlsplit(member.url)) for member in engines]
+    return "\n".join(
+        f"{pool_of(role)}. {ttl_s} SRV 0 0 {at.port} {role}-{at.port}.internal.\n"
+        f"{role}-{at.port}.internal. {ttl_s} A {at.hostname}"
+        for role, at in places
+    )
