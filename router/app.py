@@ -291,7 +291,7 @@ async def running(settings: Settings, log_lines: Lines | None = None) -> AsyncIt
         ops = listener(app.operations, app.operations_guards, 1)
         async with asyncio.TaskGroup() as listeners:
             serving = listeners.create_task(data.serve_on(data_socket), name="data listener")
-            listeners.create_task(ops.serve_on(ops_socket), name="operations listener")
+            operating = listeners.create_task(ops.serve_on(ops_socket), name="operations listener")
             try:
                 yield Running(app, data, ops, url_of(data_socket), url_of(ops_socket))
             finally:
@@ -299,6 +299,7 @@ async def running(settings: Settings, log_lines: Lines | None = None) -> AsyncIt
                 data.should_exit = True
                 await serving
                 ops.should_exit = True
+                await operating  # cancelled, as when the block fails, it would leave its listener open
 
 
 def _collect_rarely() -> None:
