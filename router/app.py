@@ -230,7 +230,7 @@ def _named(settings: Settings, members: Membership) -> list[NamedEngines]:
             pool,
             rules.refresh_s,
             resolver,
-            found=partial(members.found, f"dns {role}"),
+            found=partial(members.found, f"dns {role}", told_again=True),
             failed=partial(members.failed, f"dns {role}"),
         )
         for role, pool in rules.pools.items()

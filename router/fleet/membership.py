@@ -11,6 +11,7 @@ from router.fleet.backend import Backend
 from router.fleet.fleet import Fleet
 from router.fleet.pairs import Pairs
 from router.fleet.probes import Prober
+from router.fleet.standing import State
 from router.settings import BackendSettings
 
 Make = Callable[[BackendSettings], Backend]
@@ -56,17 +57,19 @@ class Membership:
         self._changed(backend)
         return backend
 
-    def found(self, source: str, engines: Iterable[BackendSettings]) -> list[str]:
+    def found(self, source: str, engines: Iterable[BackendSettings], *, told_again: bool = False) -> list[str]:
         """What a source of engines lists now: what is new comes in, what no source lists any more goes.
 
         Engines that did not come from a source are not touched; of what several list, the first has its way. Returns
-        what of this list could not be done, one line each.
+        what of this list could not be done, one line each. With `told_again` the source repeats itself, so that the
+        last usable engine of a pool can stay until its successors were probed.
         """
         self._fleet.sources[source] = None
         listed = self._listed[source] = {settings.url: settings for settings in engines}
         wanted = {url: settings for one in reversed(self._listed.values()) for url, settings in one.items()}
         for url, (settings, backend) in list(self._found.items()):
-            if wanted.get(url) != settings:
+            stays = told_again and url not in wanted and self._is_awaited(backend, wanted)
+            if wanted.get(url) != settings and not stays:
                 del self._found[url]
                 if backend in self._fleet.backends:
                     self.remove(backend.id)
@@ -77,6 +80,13 @@ class Membership:
     def failed(self, source: str, why: str) -> None:
         """A source cannot be read now; what it listed last stays."""
         self._fleet.sources[source] = why
+
+    def _is_awaited(self, last: Backend, wanted: Mapping[str, BackendSettings]) -> bool:
+        """Whether nobody can take over from an engine yet, and somebody may as soon as it was probed."""
+        pool = [b for b in self._fleet.backends if b.role is last.role and b is not last]
+        unknown = {b.url for b in pool if b.standing.state is State.UNKNOWN}
+        coming = any(s.role is last.role and (url in unknown or url not in self._found) for url, s in wanted.items())
+        return last.standing.usable and coming and not any(b.standing.usable and b.url in wanted for b in pool)
 
     def _take_in(self, wanted: Mapping[str, BackendSettings]) -> dict[str, str]:
         """Add what is not there yet; returns why it could not be, by address."""

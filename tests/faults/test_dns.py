@@ -11,7 +11,7 @@ from router.sim.config import SimConfig
 from tests.support.client import Verdict
 from tests.support.dns_server import ZoneServer, dns_server, pool_of, services
 from tests.support.fault_rows import PACE, Trial, trial
-from tests.support.fleet import FleetProcess, fleet_process
+from tests.support.fleet import FleetProcess, fleet_process, until
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -38,7 +38,7 @@ async def moves(here: Trial, old: FleetProcess, new: FleetProcess, move: Callabl
         assert time.monotonic() - moved_at[0] < USED_WITHIN_S
         await here.load(40)
     assert time.monotonic() - moved_at[0] < USED_WITHIN_S
-    assert was.url not in [backend.url for backend in gateway.backends]
+    await until(lambda: was.url not in [b.url for b in gateway.backends], "the old one to go", within_s=USED_WITHIN_S)
     assert is_.url in [backend.url for backend in gateway.backends]
     old.kill()
     await here.load(100)

@@ -149,3 +149,16 @@ async def test_a_source_that_cannot_be_read_changes_nothing_and_can_be_seen() ->
     assert (here.ports, here.fleet.describe(0.0)["sources"]) == ([1, 2], {"dns": {"ok": False, "why": "no answer"}})
     here.members.found("dns", [engine(2)])
     assert here.fleet.sources == {"dns": None}
+
+
+async def test_the_last_usable_engine_stays_until_its_successor_was_probed() -> None:
+    here = Site()
+    here.members.found("dns", [engine(2)], told_again=True)
+    here.fleet.backends[1].standing.good_probe(0.0)
+    here.members.found("dns", [engine(3)], told_again=True)
+    assert here.ports == [1, 2, 3]
+    here.fleet.backends[2].standing.good_probe(0.0)
+    here.members.found("dns", [engine(3)], told_again=True)
+    assert here.ports == [1, 3]
+    here.members.found("dns", [], told_again=True)
+    assert here.ports == [1]
