@@ -39,7 +39,7 @@ from router.exchange.release import Releases
 from router.exchange.transport import EngineTransport
 from router.exchange.warm_up import WarmUps
 from router.fleet.backend import Backend
-from router.fleet.discovery.file import BackendsFile
+from router.fleet.discovery.sources import Sources
 from router.fleet.fleet import Fleet
 from router.fleet.membership import Membership
 from router.fleet.pairs import Pairs
@@ -259,9 +259,8 @@ async def running(settings: Settings, log_lines: Lines | None = None) -> AsyncIt
         held.callback(app.connections.close)
         held.push_async_callback(app.releases.close)
         held.push_async_callback(background.close)
-        listed = settings.discovery.file and BackendsFile(settings.discovery.file, app.membership.found)
-        if listed:
-            listed.look()
+        sources = Sources(settings.discovery, app.membership)
+        await sources.look()
         await app.prober.probe_all()
         background.spawn(app.prober.run(), "probes")
         background.spawn(app.scraper.run(), "scrapes")
@@ -269,13 +268,13 @@ async def running(settings: Settings, log_lines: Lines | None = None) -> AsyncIt
             background.spawn(app.warm_ups.run(), "warm-ups")
         background.spawn(app.loop_lag.run(), "loop lag")
         background.spawn(app.audit.run(), "audit")
-        if listed:
-            background.spawn(listed.run(), "list of engines")
+        for name, following in sources.loops():
+            background.spawn(following, name)
         data = listener(app.data, app.data_guards, settings.drain.drain_timeout_s)
         ops = listener(app.operations, app.operations_guards, 1)
         async with asyncio.TaskGroup() as listeners:
             serving = listeners.create_task(data.serve_on(data_socket), name="data listener")
-            listeners.create_task(ops.serve_on(ops_socket), name="operations listener")
+            operating = listeners.create_task(ops.serve_on(ops_socket), name="operations listener")
             try:
                 yield Running(app, data, ops, url_of(data_socket), url_of(ops_socket))
             finally:
@@ -283,6 +282,7 @@ async def running(settings: Settings, log_lines: Lines | None = None) -> AsyncIt
                 data.should_exit = True
                 await serving
                 ops.should_exit = True
+                await operating  # cancelled, as when the block fails, it would leave its listener open
 
 
 def _data_socket(where: Listen) -> socket.socket:

@@ -29,7 +29,7 @@ PROGRESS_S = 2.0
 
 NO_BACKENDS = (
     "backends: no engine is known; name them by flags (--prefill URL --decode URL, or --aggregated URL), "
-    "under `backends:` in the file of --config, "
+    "under `backends:` or `discovery:` in the file of --config, "
     'or in PD_ROUTER_BACKENDS=\'[{"url": "http://host:port", "role": "decode"}]\''
 )
 
@@ -236,7 +236,7 @@ def _with_engines(args: argparse.Namespace, flags: dict[str, object]) -> Setting
     """Settings that name engines, also by flags."""
     backends = [{"url": url, "role": role} | _given(engine=args.engine) for role in Role for url in getattr(args, role)]
     settings = load(args.config, flags | {"backends": backends})
-    if not settings.backends and settings.discovery.file is None:
+    if not (settings.backends or settings.discovery.on):
         raise SettingsError([NO_BACKENDS])
     return settings
 
@@ -284,7 +284,7 @@ def _check(args: argparse.Namespace) -> int:
         return USAGE
     tree = effective(settings)
     print(json.dumps({"valid": True, "settings": yaml.safe_load(tree)}) if args.json else tree.rstrip())
-    if not settings.backends:
+    if not (settings.backends or settings.discovery.on):
         print("pd-router: note: no backends here; `serve` needs them by flags or PD_ROUTER_BACKENDS", file=sys.stderr)
     return CLEAN
 

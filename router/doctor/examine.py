@@ -17,7 +17,7 @@ from router.errors import EngineFault, EngineRefusal
 from router.exchange.rehearsal import Rehearsed, common_model
 from router.exchange.transport import EngineTransport
 from router.fleet.backend import Backend
-from router.fleet.discovery.file import BackendsFile
+from router.fleet.discovery.sources import Sources
 from router.settings import Role, Settings
 
 PUBLISHED_WITHIN_S = 2.0
@@ -96,8 +96,7 @@ async def _app(settings: Settings) -> AsyncIterator[App]:
     """The gateway's parts, without its listeners and its background work."""
     app = build(settings)
     try:
-        if settings.discovery.file:
-            BackendsFile(settings.discovery.file, app.membership.found).look()
+        await Sources(settings.discovery, app.membership).look()
         yield app
         await app.releases.close()
     finally:

@@ -234,6 +234,12 @@ class FleetMetrics(Collector):
             "Pairs of engines that are left alone, as their hand-overs failed.",
             value=float(len(list(self._pairs.quarantined(self._clock())))),
         )
+        sources = GaugeMetricFamily(
+            f"{PREFIX}_discovery_ok", "1 while a source of engines can be read.", labels=("source",)
+        )
+        for source, why in self._fleet.sources.items():
+            sources.add_metric((source,), float(why is None))
+        yield sources
         yield GaugeMetricFamily(
             f"{PREFIX}_ready", "1 while at least one route is usable.", value=float(self._fleet.ready)
         )

@@ -164,7 +164,9 @@ async def test_f33_a_file_lists_the_engines(tmp_path: Path) -> None:
     listed = tmp_path / "backends.yaml"
     listed.write_text("[]")
     discovery = {"file": {"path": str(listed), "refresh_s": 0.05}}
-    async with trial("F33", "engines listed in a file that is rewritten", discovery=discovery, listed=listed) as here:
+    async with trial(
+        "F33", "engines listed in a file that is rewritten", discovery=discovery, listed=partial(list_engines, listed)
+    ) as here:
         await until(lambda: here.here.app.fleet.ready, "ready")
 
         def rewrite(engines: Sequence[FleetProcess]) -> tuple[float, Happening]:

@@ -99,6 +99,16 @@ def test_without_engines_the_ways_to_name_them_are_told(
     assert served == []
 
 
+def test_engines_may_all_be_found_elsewhere(
+    served: list[Settings], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PD_ROUTER_DISCOVERY", '{"file": {"path": "engines.yaml"}}')
+    assert cli.main(["serve"]) == 0
+    assert len(served) == 1
+    assert cli.main(["check"]) == 0
+    assert "no backends" not in capsys.readouterr().err
+
+
 def test_every_fault_is_one_line(served: list[Settings], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["serve", "--decode", "d:1", "--port", "99999"]) == 2
     lines = capsys.readouterr().err.splitlines()
