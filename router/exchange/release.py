@@ -129,8 +129,8 @@ class Custody:
     """Holds a hand-over while its decode leg is opened and relayed, and releases it at the end if it was not used.
 
     It is unused when it was never sent, and when the engine it was sent to has answered that it refused or failed: a
-    refusal by validation, an overloaded server or a transfer that broke leave the blocks with the prefill engine. After
-    any other end a decode engine may still pull, so that the lease has to end it.
+    refusal by validation, an overloaded server or a transfer that broke leave the blocks with the prefill engine, and a
+    whole answer that is none may. After any other end a decode engine may still pull, so that the lease has to end it.
     """
 
     __slots__ = ("_decode", "_handoff", "_releases")
@@ -155,7 +155,7 @@ class Custody:
         match error:
             case EngineRefusal():
                 self._releases.release(handoff, self._decode, "decode_refused")
-            case EngineError():
+            case EngineError() | BadAnswer(over=True):
                 self._releases.release(handoff, self._decode, "decode_failed")
             case _:
                 self._releases.leave(error.reason)

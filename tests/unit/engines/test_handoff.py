@@ -50,7 +50,7 @@ def test_a_handoff_is_of_no_use_to_another_call_even_an_equal_one() -> None:
 @pytest.mark.parametrize(("now", "allowed"), [(105.0, True), (110.0, True), (110.001, False), (140.0, False)])
 def test_a_handoff_ages_from_when_its_engine_was_last_alive(now: float, allowed: bool) -> None:
     call = a_call()
-    handoff = a_handoff(call, alive_at=100.0)  # good for 10 s
+    handoff = a_handoff(call, unfinished_at=100.0)  # good for 10 s
     if allowed:
         handoff.spend(call, now)
     else:

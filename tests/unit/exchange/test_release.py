@@ -6,7 +6,7 @@ from typing import cast
 import pytest
 
 from router.engines.handoff import Handoff
-from router.errors import ConnectFailed, ConnectionLost, EngineError, EngineRefusal, RequestError
+from router.errors import BadAnswer, ConnectFailed, ConnectionLost, EngineError, EngineRefusal, RequestError
 from router.exchange.pool import Checkout
 from router.exchange.release import FAREWELL_S
 from router.settings import HandoffSettings
@@ -49,7 +49,7 @@ def releasing(otherwise: Script) -> Script:
 
 def handed() -> Handoff:
     """A hand-over."""
-    return Handoff(call(), PARAMETERS, alive_at=0, max_age_s=1e9)
+    return Handoff(call(), PARAMETERS, unfinished_at=0, max_age_s=1e9)
 
 
 async def leaves(made: Stand, after: Callable[[], bool], **fields: object) -> None:
@@ -146,6 +146,18 @@ async def _is_sent_and_failed(handoff: Handoff) -> None:
     raise EngineError("d:1 answered 503")
 
 
+async def _is_sent_and_answered_badly(handoff: Handoff) -> None:
+    handoff.spend(handoff.call, 0)
+    raise BadAnswer("d:1: half an answer")
+
+
+async def _is_sent_and_answered_with_nothing(handoff: Handoff) -> None:
+    handoff.spend(handoff.call, 0)
+    fault = BadAnswer("d:1: a stream without an event")
+    fault.over = True
+    raise fault
+
+
 async def _is_sent_and_lost(handoff: Handoff) -> None:
     handoff.spend(handoff.call, 0)
     raise ConnectionLost("d:1: connection lost")
@@ -168,6 +180,8 @@ async def _is_given_back(handoff: Handoff) -> None:
         (_is_cancelled, "released client_gone"),
         (_is_sent_and_refused, "released decode_refused"),
         (_is_sent_and_failed, "released decode_failed"),
+        (_is_sent_and_answered_badly, "stranded bad_answer"),
+        (_is_sent_and_answered_with_nothing, "released decode_failed"),
         (_is_sent_and_lost, "stranded connection_lost"),
         (_is_sent, None),
         (_is_sent_and_cancelled, None),
