@@ -46,7 +46,7 @@ async def test_an_engine_that_has_all_that_was_sent_has_finished_nothing(sent: i
     backend = a_backend()
     leases = [backend.lease(10) for _ in range(sent)]
 
-    def answer(_: httpx.Request) -> httpx.Response:
+    def answer(request: httpx.Request) -> httpx.Response:
         for _ in range(more):  # come and go while the engine answers
             backend.lease(10).settle(Outcome.OK)
         return httpx.Response(200, text=BUSY)
