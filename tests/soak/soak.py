@@ -11,10 +11,10 @@ import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import cycle
+from itertools import cycle, islice
 from statistics import median
 from typing import Any
 
@@ -36,6 +36,9 @@ LONG_S = 300
 
 SPARE_FILES, SPARE_TASKS = CLIENTS, CLIENTS
 """Each client's request may have a connection and a task more or less in the moment of the look."""
+
+KINDS = 15
+"""Of trouble, see `troubles`."""
 
 WAYS = {"read": 80, "fin": 8, "reset": 8, "slow": 4}
 """What clients do, and how often of a hundred times."""
@@ -67,6 +70,8 @@ class Soak:
     broken_since: float | None = None
     """Since when something is broken; None while nothing is."""
     last_broken: float = 0.0
+    enough: asyncio.Event = field(default_factory=asyncio.Event)
+    """Nothing more is to be broken; clients go on, as an engine comes back by requests that succeed."""
     over: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def keep_asking(self, seed: int) -> None:
@@ -96,11 +101,18 @@ class Soak:
         """Whether something was broken at any time from `since` on."""
         return self.broken_since is not None or self.last_broken >= since
 
+    async def warm_up(self, count: int) -> None:
+        """So many troubles, a second each: the first of a kind makes objects and series that stay."""
+        self.broken_since = time.monotonic()
+        for _, trouble in islice(troubles(self.engines, random.Random(7)), count):
+            await trouble(1.0)
+        await self.all_up()
+        self.last_broken, self.broken_since = time.monotonic(), None
+
     async def break_things(self) -> None:
         """One trouble after the other, each for a third of the time, until it is over."""
-        rng = random.Random(7)
-        for name, trouble in troubles(self.engines, rng):
-            if self.over.is_set():
+        for name, trouble in troubles(self.engines, random.Random(8)):
+            if self.enough.is_set():
                 return
             began = self.broken_since = time.monotonic()
             await trouble(self.every_s / 3)
@@ -109,7 +121,8 @@ class Soak:
             took_s = self.last_broken - began
             await self.look()
             print(f"{name:<24} {took_s:5.1f} s until all engines were up; {self.figures()}", flush=True)
-            await asyncio.sleep(max(0.0, self.every_s - took_s))
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self.enough.wait(), max(0.0, self.every_s - took_s))
 
     async def all_up(self) -> None:
         """Wait until the gateway uses every engine again."""
@@ -181,6 +194,7 @@ def troubles(engines: Sequence[EngineProcess], rng: random.Random) -> Iterator[t
         *(("prefill", fault.kind, partial(faulty, fault)) for fault in (*prefill, *either)),
     ]
     rng.shuffle(kinds)
+    assert len(kinds) == KINDS
     for role, name, trouble in cycle(kinds):
         engine = rng.choice([engine for engine in engines if engine.member.role == role])
         yield f"{role} {name}", partial(trouble, engine)
@@ -200,10 +214,11 @@ async def soak(for_s: float, every_s: float) -> list[str]:
     settings: dict[str, Any] = {"timeouts": TIMEOUTS, "admission": NO_LIMIT, "engines": {"kv_lease_s": LEASE_S}}
     async with a_fleet() as engines, gateway_process([e.member for e in engines], watched=True, **settings) as gateway:
         here = Soak(gateway, engines, every_s)
-        began = time.monotonic()
         async with asyncio.TaskGroup() as group:
             for seed in range(CLIENTS):
                 group.create_task(here.keep_asking(seed))
+            await here.warm_up(round(min(KINDS, for_s / every_s)))
+            began = time.monotonic()
             breaking = group.create_task(here.break_things())
             await asyncio.sleep(for_s / 10)
             await here.look()
@@ -211,10 +226,11 @@ async def soak(for_s: float, every_s: float) -> list[str]:
             await asyncio.sleep(for_s * 0.4)
             half_series = here.samples[-1].series
             await asyncio.sleep(for_s / 2)
+            here.enough.set()
+            await breaking
             await here.look()
             late = here.samples[-1]
             here.over.set()
-            await breaking
         return await verdict(here, early, late, half_series, time.monotonic() - began)
 
 
