@@ -29,7 +29,9 @@ from tests.support.process_rows import some_body
 CLIENTS = 40
 LEASE_S = 6.0
 PATIENCE_S = 60
-TIMEOUTS = {"prefill_timeout_s": 4, "first_event_timeout_s": 4, "stream_idle_s": 4}
+TIMEOUTS = {"prefill_timeout_s": 4, "first_event_timeout_s": 4, "stream_idle_s": 4, "total_s": 30}
+"""Of an engine that hangs a whole answer shows nothing before `total_s` is over."""
+
 GROWTH_BYTES = 4 << 20
 """In the second half: an allocator keeps some of each peak, and troubles make peaks."""
 
@@ -239,7 +241,10 @@ async def soak(for_s: float, every_s: float) -> list[str]:
 
 
 async def verdict(here: Soak, samples: tuple[Sample, Sample, Sample], took_s: float) -> list[str]:
-    """The final table, and what is wrong. The samples are those at a tenth, at the half and at the end."""
+    """The final table, and what is wrong. The samples are those at a tenth, at the half and at the end.
+
+    Late pulls are shown only: an engine that thaws serves what it was asked for before its leases ended.
+    """
     early, half, late = samples
     held = await here.gateway.quiet(within_s=10)
     await asyncio.sleep(LEASE_S + 1)
@@ -261,7 +266,7 @@ async def verdict(here: Soak, samples: tuple[Sample, Sample, Sample], took_s: fl
         "outcomes that nothing explains": not here.unexplained,
         "the gateway holds something": not held,
         "engines hold something": not kept,
-        "hand-overs used wrongly": not wrong.total(),
+        "hand-overs used wrongly": not wrong["wrong_texts"] + wrong["pulled_again"],
         "memory grew": took_s < LONG_S or late.memory_bytes <= half.memory_bytes + GROWTH_BYTES,
         "files grew": late.files <= early.files + SPARE_FILES,
         "tasks grew": late.tasks <= early.tasks + SPARE_TASKS,
