@@ -134,6 +134,10 @@ class Checkout:
         self._handed_over = True
         return self
 
+    def leave(self) -> None:
+        """Tell the engine that its answer is not wanted; it still comes if it is on its way."""
+        self.connection.leave()
+
     def close(self) -> None:
         """Give the connection back, or close it when its exchange is not over."""
         self._pool.give_back(self.connection)
