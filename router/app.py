@@ -40,6 +40,7 @@ from router.fleet.fleet import Fleet
 from router.fleet.membership import Membership
 from router.fleet.pairs import Pairs
 from router.fleet.probes import Prober
+from router.fleet.standing import State
 from router.gateway import Gateway
 from router.json_bounds import JsonBounds
 from router.retries import Notice, Retries
@@ -106,6 +107,8 @@ def build(settings: Settings, log_lines: Lines | None = None) -> App:
 
     def notice(backend: Backend) -> None:
         _log_standing(backend)
+        if backend.standing.state is State.UP:
+            pairs.forget(backend.id)  # it may have been away, and be another engine now
         call_who_waits(backend)
 
     client = httpx.AsyncClient(transport=EngineTransport(connections), trust_env=False)
