@@ -2,7 +2,7 @@
 
 One reader serves both ways of relaying. Nearly every read is one event of one line, which two searches tell; others
 hold several whole events and nothing unusual, which a few more tell; everything else (an event cut by the network, a
-comment, an error, CRLF, the event with the usage) takes the long way. What does not look like JSON is parsed to be sure.
+comment, an error, CRLF, the event with the usage) takes the long way. What does not look like JSON is parsed.
 """
 
 from router.engines.dialect import Dialect

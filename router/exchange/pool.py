@@ -60,7 +60,7 @@ class ConnectionPool:
             fresh = self._loop.time() - connection.idle_since < IDLE_EXPIRY_S
             if fresh and connection.state is State.IDLE:
                 return connection
-            connection.abort()
+            self._drop(connection)
         return None
 
     async def connect(self) -> EngineConnection:
@@ -83,7 +83,7 @@ class ConnectionPool:
     def give_back(self, connection: EngineConnection) -> None:
         """Keep a connection for the next exchange if its last one is over, else close it."""
         if connection.state is not State.IDLE:
-            connection.abort()
+            self._drop(connection)
             return
         connection.idle_since = self._loop.time()
         self._idle.append(connection)
@@ -96,9 +96,14 @@ class ConnectionPool:
         expired = [c for c in self._idle if c.idle_since <= oldest_allowed]
         self._idle = [c for c in self._idle if c.idle_since > oldest_allowed]
         for connection in expired:
-            connection.abort()
+            self._drop(connection)
         if self._idle:
             self._sweep = self._loop.call_at(self._idle[0].idle_since + IDLE_EXPIRY_S, self._close_expired)
+
+    def _drop(self, connection: EngineConnection) -> None:
+        """Close, and count no more: that the loop hears of it a step later is nobody's socket in use."""
+        connection.abort()
+        self._open.discard(connection)
 
     def _forget(self, connection: EngineConnection) -> None:
         self._open.discard(connection)
