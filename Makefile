@@ -41,8 +41,8 @@ run-vllm: $(VENV)/.dev ## real vLLM engines on the CPU with NIXL, and the gatewa
 test: $(VENV)/.dev ## unit and integration tests, with the coverage gate; needs no engine
 	@$(python) -m pytest --cov --cov-report=term $(ARGS)
 
-test-faults: $(VENV)/.dev ## what each fault of an engine costs the clients, as a table
-	@$(python) -m pytest tests/faults $(ARGS)
+test-faults: $(VENV)/.dev ## what each fault of an engine costs the clients, as a table; at full size
+	@$(python) -m pytest tests/faults --full $(ARGS)
 
 test-vllm: $(VENV)/.dev ## acceptance tests against real vLLM engines
 	@$(python) -m pytest tests/vllm $(ARGS)

@@ -159,13 +159,15 @@ class Trial:
         """What is left 2 s after the last request, by name; less is waited for when nothing is."""
         loop = asyncio.get_running_loop()
         by = loop.time() + QUIET_WITHIN_S
-        while True:
-            left = Counter[str](self.here.held() | {"blocks": await self.blocks_in_use()})
-            if not left.total() or loop.time() >= by:
-                break
+        left = await self._held()
+        while left.total() and loop.time() < by:
             await asyncio.sleep(0.05)
+            left &= await self._held()  # a probe that is under way now was not before
         left["expired"] = (await self.totals(self.prefill))["expired"]
         return +left
+
+    async def _held(self) -> Counter[str]:
+        return Counter(self.here.held() | {"blocks": await self.blocks_in_use()})
 
     def state(self, fleet: FleetProcess) -> str:
         """What the gateway thinks of an engine."""

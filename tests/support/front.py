@@ -36,6 +36,8 @@ class Front:
     """What a request's bytes become on their way."""
     on_answer: Callable[[int], None] = lambda number: None
     """Told of a request's number when the engine has begun to answer it."""
+    asked_at: list[float] = field(default_factory=list)
+    """When (monotonic seconds) requests with a number came."""
     given_up_at: dict[int, float] = field(default_factory=dict)
     """When (monotonic seconds) the gateway closed upon a request that was not answered to its end, by number."""
     _server: asyncio.Server | None = None
@@ -158,6 +160,7 @@ class _Connection:
             self.asked, self.number = data.startswith(b"POST "), None
         if self.number is None and (named := NAME.search(data)):
             self.number = int(named[1])
+            self.front.asked_at.append(time.monotonic())
 
 
 def _is_last(data: bytes) -> bool:
