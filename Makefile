@@ -42,8 +42,8 @@ run-vllm: $(VENV)/.dev ## real vLLM engines on the CPU with NIXL, and the gatewa
 test: $(VENV)/.dev ## unit and integration tests, with the coverage gate; needs no engine
 	@$(python) -m pytest --cov --cov-report=term $(ARGS)
 
-test-faults: $(VENV)/.dev ## what each fault of an engine costs the clients, as a table
-	@$(python) -m pytest tests/faults $(ARGS)
+test-faults: $(VENV)/.dev ## what each fault of an engine costs the clients, as a table; at full size
+	@FAULTS_FULL=1 $(python) -m pytest tests/faults $(ARGS)
 
 soak: $(VENV)/.dev ## every kind of fault in turn under load, for MINUTES=10; nothing may be lost, left or grown
 	@$(python) -m tests.soak.soak --minutes $(MINUTES) $(ARGS)

@@ -45,6 +45,7 @@ from router.fleet.membership import Membership
 from router.fleet.pairs import Pairs
 from router.fleet.probes import Prober
 from router.fleet.scrape import Scraper
+from router.fleet.standing import State
 from router.gateway import Gateway
 from router.json_bounds import JsonBounds
 from router.retries import Notice, Retries
@@ -113,8 +114,7 @@ def build(settings: Settings, log_lines: Lines | None = None) -> App:
             line.call_next(model, answering_pool(backend))
 
     def notice(backend: Backend) -> None:
-        _log_standing(backend)
-        warm_ups.look()
+        _note_standing(backend, pairs, warm_ups)
         call_who_waits(backend)
 
     client = httpx.AsyncClient(transport=EngineTransport(connections), trust_env=False)
@@ -222,7 +222,11 @@ def _backend(settings: Settings, backend: BackendSettings) -> Backend:
     )
 
 
-def _log_standing(backend: Backend) -> None:
+def _note_standing(backend: Backend, pairs: Pairs, warm_ups: WarmUps) -> None:
+    """An engine's state has changed."""
+    if backend.standing.state is State.UP:
+        pairs.forget(backend.id)  # it may have been away, and be another engine now
+    warm_ups.look()
     level = logging.INFO if backend.standing.usable else logging.WARNING
     facts = {"pool": backend.role.value, "backend": backend.id, "why": backend.standing.why}
     log.log(level, f"engine {backend.standing.state.value}", extra={"facts": facts})

@@ -42,6 +42,9 @@ it; a decode engine that is closed upon before it has read the request never tel
 moments are a few milliseconds, but 1 to 2 % of random aborts hit them. A longer prefill is worth aborting.
 """
 
+LAST_WORDS_S = 1.0
+"""How long it is listened to an engine that was told so: it closes at once, or had answered already."""
+
 
 class Releases:
     """Releases under way. `close` when no more can come."""
@@ -85,12 +88,9 @@ class Releases:
 
     async def _see_off(self, held: Checkout, settle: Settlement) -> None:
         try:
-            try:
-                async with asyncio.timeout(FAREWELL_S):
-                    await settle()
-            except TimeoutError:
-                if held.answer is not None and held.answer.complete:  # a busy loop sees both at once
-                    await settle()
+            if not await _ended(settle, FAREWELL_S):
+                held.leave()
+                await _ended(settle, LAST_WORDS_S)
         except RequestError:
             pass
         finally:
@@ -159,6 +159,16 @@ class Custody:
                 self._releases.release(handoff, self._decode, "decode_failed")
             case _:
                 self._releases.leave(error.reason)
+
+
+async def _ended(settle: Settlement, within_s: float) -> bool:
+    """Whether it came to an end in time."""
+    try:
+        async with asyncio.timeout(within_s):
+            await settle()
+    except TimeoutError:
+        return False
+    return True
 
 
 def _reason(ended: BaseException | None) -> str:

@@ -5,6 +5,7 @@ them. The gateway runs in the test's process, where everything it holds can be l
 """
 
 import asyncio
+import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -185,6 +186,14 @@ class FleetProcess:
         """SIGKILL: the engines are gone without a word."""
         self.process.kill()
 
+    def freeze(self) -> None:
+        """SIGSTOP: the engines do nothing; the system still takes connections for them."""
+        self.process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """SIGCONT: the engines go on where they stopped."""
+        self.process.send_signal(signal.SIGCONT)
+
     async def ledgers(self) -> list[dict[str, Any]]:
         """What every engine has handed out and holds, in the order of `members`."""
         return [(await self.client.get(f"{member.url}/sim/ledger")).json() for member in self.members]
@@ -212,6 +221,8 @@ async def fleet_process(*configs: SimConfig, host: str = "127.0.0.1", port: int 
         async with httpx.AsyncClient(timeout=30, trust_env=False) as client:
             yield FleetProcess([Member(**member) for member in told], client, process)
     finally:
+        if process.returncode is None:
+            process.send_signal(signal.SIGCONT)
         await process.communicate(b"")  # the end of its standard input
 
 

@@ -1,14 +1,11 @@
 import asyncio
 from collections.abc import Awaitable, Callable
-from types import SimpleNamespace
-from typing import cast
 
 import pytest
 
 from router.engines.handoff import Handoff
 from router.errors import BadAnswer, ConnectFailed, ConnectionLost, EngineError, EngineRefusal, RequestError
-from router.exchange.pool import Checkout
-from router.exchange.release import FAREWELL_S
+from router.exchange.release import FAREWELL_S, LAST_WORDS_S
 from router.settings import HandoffSettings
 from tests.support.gateway import eventually
 from tests.support.legs import Stand, call, stand
@@ -284,25 +281,31 @@ async def test_a_long_prefill_that_was_given_up_is_aborted() -> None:
         assert not made.told.counts
 
 
-@pytest.mark.parametrize("complete", [True, False])
-def test_an_answer_that_came_as_the_farewell_ended_counts(complete: bool) -> None:
-    held = SimpleNamespace(answer=SimpleNamespace(complete=False), close=lambda: calls.append("close"))
-    calls: list[str] = []
+@virtual_time
+async def test_an_answer_that_crosses_with_the_farewell_counts() -> None:
+    async def prefill(connection: Connection, _: Request) -> None:
+        await connection.gone()
+        await connection.send(answer(handover()))
+        connection.fin()
 
-    async def settle() -> None:
-        calls.append("settle")
-        if len(calls) == 1:
-            held.answer.complete = complete
-            await asyncio.Event().wait()
+    async with stand(prefill, releasing(says(answer(completion())))) as made:
+        await leaves(made, lambda: bool(made.prefill.requests))
+        await made.at_rest()
+        assert made.told.counts == {"released prefill_given_up": 1}
 
-    @virtual_time
-    async def test() -> None:
-        async with stand(PREFILLED, says(NOT_FOUND)) as made:
-            made.releases.see_off(cast("Checkout", held), settle)
-            await asyncio.sleep(FAREWELL_S + 0.001)
-            assert calls == (["settle", "settle", "close"] if complete else ["settle", "close"])
 
-    test()
+@virtual_time
+async def test_an_engine_that_does_not_hear_the_farewell_is_left() -> None:
+    async def prefill(connection: Connection, _: Request) -> None:
+        await connection.gone()
+        await asyncio.sleep(10)
+
+    async with stand(prefill, releasing(says(answer(completion())))) as made:
+        await leaves(made, lambda: bool(made.prefill.requests))
+        began = asyncio.get_running_loop().time()
+        await eventually(lambda: not made.releases.open, within_s=10)
+        assert asyncio.get_running_loop().time() - began == pytest.approx(FAREWELL_S + LAST_WORDS_S, abs=0.02)
+        assert not made.told.counts
 
 
 @virtual_time
