@@ -51,10 +51,19 @@ class Pool(RuleBasedStateMachine):
         changed = standing.good_probe(self.now) if good else standing.bad_probe("no", self.now)
         self._may_have_become(standing, since, "good" if good else "bad", changed=changed)
 
-    @rule()
-    def all_answer(self) -> None:
+    @rule(pause_s=st.sampled_from([0.0, 5.0, 20.0]))
+    def all_answer(self, pause_s: float) -> None:
+        self.now += pause_s
         for which in range(ENGINES):
             self.is_probed(which, True, 0.0)
+
+    @rule(which=WHICH)
+    def fails_often(self, which: int) -> None:
+        """Whatever it gets, as long as it gets something."""
+        for _ in range(EJECTION.failures):
+            if self.backends[which].standing.usable:
+                self.leases.append(self.backends[which].lease(1))
+                self.ends(-1, "failed")
 
     @rule(which=WHICH, tokens=st.integers(0, 1000), local=st.booleans())
     def gets_a_request(self, which: int, tokens: int, local: bool) -> None:
