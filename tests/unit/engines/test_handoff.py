@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.engines.handoff import MAX_HANDOFF_BYTES, MAX_PEERS, HandoffState, KvPeers, validated
+from router.engines.handoff import MAX_HANDOFF_BYTES, MAX_PEERS, Handoff, HandoffState, KvPeers, validated
 from router.errors import BadHandoff
 from tests.support.builders import a_call, a_handoff, kv_params
 from tests.support.faults import blamed
@@ -216,3 +216,25 @@ def test_peers_are_bounded_and_the_oldest_goes_first() -> None:
     for number in range(MAX_PEERS + 3):
         check(kv_params(remote_engine_id=f"engine-{number}"), peers)
     assert list(peers) == [f"engine-{number}" for number in range(3, MAX_PEERS + 3)]
+
+
+def test_parameters_may_be_just_as_large_as_the_limit() -> None:
+    frame = len(orjson.dumps({"kv_transfer_params": kv_params(more="")}))
+    check(kv_params(more="a" * (MAX_HANDOFF_BYTES - frame)))
+    with blamed(BadHandoff, "larger than"):
+        check(kv_params(more="a" * (MAX_HANDOFF_BYTES - frame + 1)))
+
+
+@pytest.mark.parametrize("port", [1, 65535])
+def test_the_first_and_the_last_port_are_ports(port: int) -> None:
+    check(kv_params(remote_port=port))
+
+
+def test_what_the_prefill_engine_had_cached_is_kept() -> None:
+    assert Handoff(a_call(), kv_params(), alive_at=0, max_age_s=1, prefill_cached_tokens=7).prefill_cached_tokens == 7
+
+
+def test_the_age_of_a_hand_over_that_is_too_old_is_told() -> None:
+    call = a_call()
+    with blamed(BadHandoff, "hand-over is 11.5 s old"):
+        a_handoff(call, alive_at=100).spend(call, now=111.5)
