@@ -9,7 +9,7 @@ from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine
 
 SCALE = float(os.environ.get("PROPERTY_SCALE", "1"))
-TIMEOUT_S = 120
+TIMEOUT_S = 600
 
 
 def machine(kind: type[RuleBasedStateMachine], *, examples: int, steps: int) -> type[unittest.TestCase]:

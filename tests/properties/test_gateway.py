@@ -142,4 +142,4 @@ class Life(RuleBasedStateMachine):
             assert (self.stand.left(), self.stand.badly_ended()) == ({}, [])
 
 
-TestLife = machine(Life, examples=300, steps=80)
+TestLife = machine(Life, examples=200, steps=80)

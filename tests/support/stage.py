@@ -70,7 +70,7 @@ class PlayedClient:
         await asyncio.sleep(0)
         return a_body(**self._fields)
 
-    def present(self) -> Presence:
+    def present(self, *, stream: bool) -> Presence:
         """Part of `Connected`."""
         self.begun_at = self.loop.time()
         return Presence(self, _never)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.engines.handoff import MAX_HANDOFF_BYTES, MAX_PEERS, Handoff, HandoffState, KvPeers, validated
+from router.engines.handoff import MAX_HANDOFF_BYTES, MAX_PEERS, HandoffState, KvPeers, validated
 from router.errors import BadHandoff
 from tests.support.builders import a_call, a_handoff, kv_params
 from tests.support.faults import blamed
@@ -228,10 +228,6 @@ def test_parameters_may_be_just_as_large_as_the_limit() -> None:
 @pytest.mark.parametrize("port", [1, 65535])
 def test_the_first_and_the_last_port_are_ports(port: int) -> None:
     check(kv_params(remote_port=port))
-
-
-def test_what_the_prefill_engine_had_cached_is_kept() -> None:
-    assert Handoff(a_call(), kv_params(), alive_at=0, max_age_s=1, prefill_cached_tokens=7).prefill_cached_tokens == 7
 
 
 def test_the_age_of_a_hand_over_that_is_too_old_is_told() -> None:
