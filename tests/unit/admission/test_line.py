@@ -182,3 +182,17 @@ async def test_all_lines_of_a_model_are_told() -> None:
     assert woken == ["m decode", "m prefill"]
     line.call_first(["n"], D)
     await asyncio.wait(tasks)
+
+
+@virtual_time
+async def test_while_nothing_is_known_of_the_pace_a_short_wait_is_worth_a_try() -> None:
+    line, served = a_line(), list[str]()
+    tasks = await stand(line, "a", served, wait_s=0.5)
+    assert (line.depth(D), repr(line)) == (1, "<Line 1 waiting>")
+    line.freed([M], D)
+    await asyncio.wait(tasks)
+    assert served == ["a"]
+
+
+def test_what_is_said_to_who_cannot_wait_names_the_pool() -> None:
+    assert str(Line(Admission(), lambda: 0.0).refusal(D)) == "no decode engine is free"

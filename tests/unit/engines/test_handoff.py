@@ -216,3 +216,21 @@ def test_peers_are_bounded_and_the_oldest_goes_first() -> None:
     for number in range(MAX_PEERS + 3):
         check(kv_params(remote_engine_id=f"engine-{number}"), peers)
     assert list(peers) == [f"engine-{number}" for number in range(3, MAX_PEERS + 3)]
+
+
+def test_parameters_may_be_just_as_large_as_the_limit() -> None:
+    frame = len(orjson.dumps({"kv_transfer_params": kv_params(more="")}))
+    check(kv_params(more="a" * (MAX_HANDOFF_BYTES - frame)))
+    with blamed(BadHandoff, "larger than"):
+        check(kv_params(more="a" * (MAX_HANDOFF_BYTES - frame + 1)))
+
+
+@pytest.mark.parametrize("port", [1, 65535])
+def test_the_first_and_the_last_port_are_ports(port: int) -> None:
+    check(kv_params(remote_port=port))
+
+
+def test_the_age_of_a_hand_over_that_is_too_old_is_told() -> None:
+    call = a_call()
+    with blamed(BadHandoff, "hand-over is 11.5 s old"):
+        a_handoff(call, unfinished_at=100).spend(call, now=111.5)
