@@ -79,7 +79,7 @@ class Waiting(RuleBasedStateMachine):
     @rule(rng=st.randoms(use_true_random=False))
     def comes_to_rest(self, rng: Random) -> None:
         self.loop.settle(lambda: rng.randrange(9))
-        room = self.permits.has_room(self.engine, 1) and not self.line.left_early
+        room = self.permits.has_room(self.engine, 1)
         assert not (room and self._others()), "somebody waits beside a free place"
 
     @invariant()
@@ -102,8 +102,7 @@ class Waiting(RuleBasedStateMachine):
                 for permit in self.held:
                     permit.release()
             self.held.clear()
-            told = self.loop.is_busy or (self.line.left_early and self.loop.pass_time())
-            assert told or not self.tasks, "somebody waits beside free places"
+            assert self.loop.is_busy or not self.tasks, "somebody waits beside free places"
         assert (self.line.depth(Role.DECODE), self._others()) == (0, False)
 
 

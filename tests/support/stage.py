@@ -132,26 +132,18 @@ async def _never() -> Mapping[str, Any]:
 
 
 class WatchedLine(Line):
-    """Tells who waits for a pool: the names of their tasks, the first first.
-
-    `left_early`: somebody went without a turn since the lines were empty last.
-    """
+    """Tells who waits for a pool: the names of their tasks, the first first."""
 
     def __init__(self, rules: Admission, clock: Clock) -> None:
         super().__init__(rules, clock)
         self.waiting: dict[Role, list[str]] = {role: [] for role in Role}
-        self.left_early = False
 
     async def wait(self, model: str, pool: Role, by: float, *, first: bool = False) -> None:
         """The same, watched."""
         name, line = _task_name(), self.waiting[pool]
-        self.left_early = self.left_early and any(self.waiting.values())
         line.insert(0 if first else len(line), name)
         try:
             await super().wait(model, pool, by, first=first)
-        except BaseException:
-            self.left_early = True
-            raise
         finally:
             line.remove(name)
 
@@ -359,8 +351,6 @@ class Stand:
 
     def waits_in_vain(self) -> list[str]:
         """Who is first in a line and could go; with no step due, nobody has been told of it."""
-        if self.line.left_early:
-            return []
         return [line[0] for line in self.line.waiting.values() if line and self.chooser.has_route(line[0])]
 
     def left(self) -> dict[str, Any]:

@@ -196,3 +196,14 @@ async def test_while_nothing_is_known_of_the_pace_a_short_wait_is_worth_a_try() 
 
 def test_what_is_said_to_who_cannot_wait_names_the_pool() -> None:
     assert str(Line(Admission(), lambda: 0.0).refusal(D)) == "no decode engine is free"
+
+
+@virtual_time
+async def test_who_lines_up_behind_one_that_is_just_leaving_hears_of_room() -> None:
+    line, served = a_line(), list[str]()
+    (first,) = await stand(line, "a", served)
+    second = asyncio.get_running_loop().create_task(line.wait(M, D, now() + 10))
+    first.cancel()
+    line.freed([M], D)  # the first is leaving, the second not in line yet
+    await asyncio.wait([first, second], timeout=1)
+    assert second.done()
