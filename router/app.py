@@ -107,7 +107,7 @@ def build(settings: Settings, log_lines: Lines | None = None) -> App:
     pairs = Pairs(settings.pairs)
     registry.register(FleetMetrics(fleet, permits, line, pairs, clock))
     connections = Connections(settings.timeouts.connect_s)
-    releases = Releases(connections, settings.handoff, metrics)
+    releases = Releases(connections, settings.handoff, metrics, fleet.stand_ins)
 
     def call_who_waits(backend: Backend) -> None:
         for model in backend.models:  # they may go now, or need not wait any more
@@ -137,7 +137,7 @@ def build(settings: Settings, log_lines: Lines | None = None) -> App:
         line=line,
         queue_timeout_s=settings.admission.queue_timeout_s,
         exchange=exchange,
-        retries=_retries(settings, fleet, pairs, rng, notice),
+        retries=_retries(settings, fleet, pairs, rng, (notice, permits.is_full)),
         observers=(metrics,) if log_lines is None else (metrics, AccessLog(log_lines)),
         clock=clock,
         strip_engine_fields=settings.edge.strip_engine_fields,
@@ -172,7 +172,10 @@ def build(settings: Settings, log_lines: Lines | None = None) -> App:
     )
 
 
-def _retries(settings: Settings, fleet: Fleet, pairs: Pairs, rng: random.Random, notice: Notice) -> Retries:
+def _retries(
+    settings: Settings, fleet: Fleet, pairs: Pairs, rng: random.Random, told: tuple[Notice, Notice]
+) -> Retries:
+    notice, full = told
     return Retries(
         fleet=fleet,
         pairs=pairs,
@@ -182,6 +185,7 @@ def _retries(settings: Settings, fleet: Fleet, pairs: Pairs, rng: random.Random,
         clock=time.monotonic,
         rng=rng,
         notice=notice,
+        full=full,
         budgets={leg: RetryBudget(settings.retries) for leg in Leg},
     )
 

@@ -76,6 +76,7 @@ def a_retries(fleet: Fleet, clock: Clock = lambda: 0.0, pairs: Pairs | None = No
         clock=clock,
         rng=random.Random(0),
         notice=lambda _: None,
+        full=lambda _: None,
         budgets={leg: RetryBudget(made) for leg in Leg},
     )
 

@@ -272,7 +272,7 @@ class Heard:
 
 
 @pytest.mark.parametrize(
-    ("fault", "why"), [(ConnectFailed("x"), "connections are refused"), (EngineTimeout("x"), "timeout, 3 in a row")]
+    ("fault", "why"), [(ConnectFailed("x"), "connections are refused"), (EngineTimeout("x"), "timeout, 2 in a row")]
 )
 async def test_an_engine_that_is_taken_out_is_told_of_with_why_and_since_when(fault: EngineFault, why: str) -> None:
     heard = Heard(reserve=9)
@@ -280,6 +280,15 @@ async def test_an_engine_that_is_taken_out_is_told_of_with_why_and_since_when(fa
     (engine,) = heard.engines
     assert engine is heard.site.decode[0]
     assert (engine.standing.why, engine.standing.since) == (why, 7.0)
+
+
+@pytest.mark.parametrize("leg", Leg)
+async def test_an_engine_that_has_no_room_is_full_and_not_broken(leg: Leg) -> None:
+    here, full = Site(reserve=9), list[Backend]()
+    here.retries = replace(here.retries, full=full.append)
+    await fail_often(here, EngineError("x", 503), leg)
+    engine = here.prefill[0] if leg is Leg.PREFILL else here.decode[0]
+    assert (full, engine.standing.state) == ([engine] * 3, State.UP)
 
 
 async def test_engines_that_pass_their_trial_are_told_of() -> None:

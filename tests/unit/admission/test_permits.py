@@ -1,3 +1,4 @@
+import asyncio
 import math
 from collections.abc import Iterable
 from random import Random
@@ -7,9 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.admission.line import Line
-from router.admission.permits import Permit, Permits
+from router.admission.permits import FULL_S, Permit, Permits
 from router.settings import Admission, Role
-from tests.support.builders import a_backend
+from tests.support.builders import MODEL, a_backend
+from tests.support.virtual_time import virtual_time
 
 LIMITS = Admission(prefill_permits=1, decode_permits=2)
 
@@ -164,3 +166,17 @@ def test_requests_are_counted_engine_by_engine() -> None:
 def test_a_prompt_just_as_long_as_a_permit_is_for_takes_one() -> None:
     permits, prefill = Permits(Admission(prefill_permits=4, prefill_permit_tokens=100)), a_backend("prefill")
     assert [permits.take(prefill, tokens).weight for tokens in (100, 101)] == [1, 2]
+
+
+@virtual_time
+async def test_an_engine_that_says_that_it_is_full_has_no_room_for_a_while() -> None:
+    line = Line(Admission(), asyncio.get_running_loop().time)
+    permits, engine = Permits(LIMITS, line), a_backend()
+    permits.is_full(engine)
+    assert not permits.has_room(engine, 10)
+    began = asyncio.get_running_loop().time()
+    await asyncio.sleep(FULL_S / 2)
+    permits.is_full(engine)
+    await line.wait(MODEL, Role.DECODE, began + 10)
+    assert asyncio.get_running_loop().time() - began == pytest.approx(1.5 * FULL_S)
+    assert permits.has_room(engine, 10)

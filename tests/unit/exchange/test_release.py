@@ -5,8 +5,9 @@ import pytest
 
 from router.engines.handoff import Handoff
 from router.errors import BadAnswer, ConnectFailed, ConnectionLost, EngineError, EngineRefusal, RequestError
-from router.exchange.release import FAREWELL_S, LAST_WORDS_S
-from router.settings import HandoffSettings
+from router.exchange.release import FAREWELL_S, LAST_WORDS_S, Releases
+from router.settings import HandoffSettings, Role
+from tests.support.builders import a_backend
 from tests.support.gateway import eventually
 from tests.support.legs import Stand, call, stand
 from tests.support.scripted_engine import (
@@ -21,6 +22,7 @@ from tests.support.scripted_engine import (
     handover,
     says,
     says_and_waits,
+    scripted_engine,
     stream,
     stream_head,
 )
@@ -322,3 +324,31 @@ async def test_a_decode_leg_that_was_given_up_stays_until_decode_has_certainly_t
         await made.at_rest()
         assert asyncio.get_running_loop().time() - began < FAREWELL_S
         assert (made.decode.open, made.told.counts) == (0, {})
+
+
+@pytest.mark.parametrize(("reason", "asked"), [("client_gone", [0, 1]), ("decode_failed", [1])])
+def test_another_engine_gives_back_what_one_cannot(reason: str, asked: list[int]) -> None:
+    @virtual_time
+    async def run() -> None:
+        async with (
+            stand(PREFILLED, says(answer(error(503), "503 Busy"))) as made,
+            scripted_engine(says(NOT_FOUND)) as well,
+        ):
+            other = a_backend(Role.DECODE, int(well.url.rsplit(":", 1)[1]))
+            releases = Releases(made.connections, HandoffSettings(), made.told, lambda _: [other])
+            releases.release(handed(), made.legs.decode, reason)
+            await eventually(lambda: not releases.open)
+            assert [number for number, engine in enumerate((made.decode, well)) if engine.requests] == asked
+            assert made.told.counts == {f"released {reason}": 1}
+
+    run()
+
+
+@virtual_time
+async def test_what_no_engine_gives_back_is_stranded() -> None:
+    async with stand(PREFILLED, says(answer(error(503), "503 Busy"))) as made:
+        releases = Releases(made.connections, HandoffSettings(), made.told, lambda engine: [engine])
+        releases.release(handed(), made.legs.decode, "client_gone")
+        await eventually(lambda: not releases.open)
+        assert len(made.decode.requests) == 2
+        assert made.told.counts == {"stranded bad_answer": 1}
