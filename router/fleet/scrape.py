@@ -40,6 +40,11 @@ class Scraper:
                 if not backends:
                     await asyncio.sleep(self._rules.interval_s)
 
+    @property
+    def open(self) -> int:
+        """Pages that are being read."""
+        return len(self._reading)
+
     async def scrape(self, backend: Backend) -> None:
         """Read one engine's page; one that cannot be read tells nothing."""
         asked_at, load = self._clock(), backend.load

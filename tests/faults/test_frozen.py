@@ -3,6 +3,7 @@
 import asyncio
 import time
 from statistics import median
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,10 @@ pytestmark = pytest.mark.timeout(120)
 TIMER_S = 1.0
 BACK_WITHIN_S = 5
 """After a longer freeze, as long as that: the time that an engine is out doubles with each request that it fails."""
-TIMEOUTS = {"prefill_timeout_s": TIMER_S, "first_event_timeout_s": TIMER_S, "stream_idle_s": TIMER_S}
+SETTINGS: dict[str, Any] = {
+    "timeouts": {"prefill_timeout_s": TIMER_S, "first_event_timeout_s": TIMER_S, "stream_idle_s": TIMER_S},
+    "scrapes": {"interval_s": TIMER_S / 5},
+}
 
 
 async def freeze_for_a_while(here: Trial, fleet: FleetProcess, frozen_s: float) -> None:
@@ -38,7 +42,7 @@ async def back_within_s(here: Trial, fleet: FleetProcess) -> float:
 async def test_f06_a_prefill_engine_is_frozen() -> None:
     frozen_s = scaled(4, 40)
     async with trial(
-        "F06", "1 of 3 prefill engines frozen, /health green", prefill=3, fronts=True, leaks=None, timeouts=TIMEOUTS
+        "F06", "1 of 3 prefill engines frozen, /health green", prefill=3, fronts=True, leaks=None, **SETTINGS
     ) as here:
         async with here.loading():
             await asyncio.sleep(1)
@@ -52,7 +56,7 @@ async def test_f06_a_prefill_engine_is_frozen() -> None:
 async def test_f07_a_decode_engine_is_frozen() -> None:
     frozen_s = scaled(4, 40)
     async with trial(
-        "F07", "1 of 3 decode engines frozen, /health green", decode=3, fronts=True, leaks=None, timeouts=TIMEOUTS
+        "F07", "1 of 3 decode engines frozen, /health green", decode=3, fronts=True, leaks=None, **SETTINGS
     ) as here:
         async with here.loading():
             await asyncio.sleep(1)

@@ -77,13 +77,14 @@ async def gateway(settings: Settings) -> AsyncIterator[Running]:
 
 
 def held_by(app: App) -> dict[str, int]:
-    """What a gateway holds for requests, by name; empty when it is quiet. Idle connections do not count."""
+    """What a gateway holds for requests, by name; empty when it is quiet. Idle connections and scrapes do not count."""
+    busy = app.connections.open - app.connections.idle
     held = {
         "requests": sum(b.load.requests for b in app.fleet.backends),
         "tokens": sum(b.load.tokens for b in app.fleet.backends),
         "permits": app.permits.all_requests,
         "releases": app.releases.open,
-        "connections": app.connections.open - app.connections.idle,
+        "connections": max(0, busy - app.scraper.open),
     }
     return {name: count for name, count in held.items() if count}
 
