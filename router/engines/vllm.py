@@ -5,6 +5,7 @@ that decode refuses after validation (an unknown model) makes it tell prefill at
 cheapest release there is, without a decode slot or a byte pulled.
 """
 
+import re
 from typing import Any
 
 import orjson
@@ -19,6 +20,8 @@ NO_SUCH_MODEL = "pd-router/release"
 """A name that no engine serves."""
 
 HIDDEN_FROM_PREFILL = ("stream_options", "min_tokens")
+
+CACHE_CONFIG = b"\nvllm:cache_config_info"
 
 
 class VllmNixl(Plain):
@@ -70,6 +73,17 @@ def cached_tokens(content: dict[str, Any]) -> int | None:
     details = usage.get("prompt_tokens_details") if isinstance(usage, dict) else None
     value = details.get("cached_tokens") if isinstance(details, dict) else None
     return value if isinstance(value, int) else None
+
+
+def cache_tokens(page: bytes) -> int | None:
+    """How many tokens the engine's KV cache holds, by its metrics page; None where the page does not tell.
+
+    A search for one line: a parser would take 15 ms for the whole page.
+    """
+    _, _, rest = page.partition(CACHE_CONFIG)
+    line = rest.partition(b"\n")[0]
+    size, count = (re.search(b'[{,]%s="(\\d{1,9})"' % name, line) for name in (b"block_size", b"num_gpu_blocks"))
+    return int(size[1]) * int(count[1]) or None if size and count else None
 
 
 def _finish_reason(content: dict[str, Any]) -> object:

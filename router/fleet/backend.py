@@ -53,6 +53,8 @@ class Backend:
         self.load = Load()
         self.models: Mapping[str, ModelCard] = {name: ModelCard(name) for name in settings.models}
         self.kv_peers: KvPeers = {}
+        self.cache_tokens: int | None = None
+        """What its KV cache holds, once it is known."""
 
     @property
     def dialect(self) -> Dialect:

@@ -1,0 +1,195 @@
+"""Which engine has how much of a prompt in its KV cache, as far as can be told from what was sent there?
+
+Engines reuse KV by the longest prefix and forget what was used least recently, the end of a prompt before its start.
+The index does the same with hashes of blocks: per engine the blocks in order of use, bounded by what its cache holds,
+and over all engines who holds a block, as a bit set. As an engine that holds a block holds all before it, those sets
+only shrink along a chain, and where they do is found by bisection: a lookup is a few dozen dictionary reads however
+long the prompt and however many the engines.
+
+It is an estimate. A prompt is written down when it is sent, so that a burst of one prefix goes to one place; what comes
+of it confirms that or takes it back. An engine that starts anew has nothing.
+
+SGLang's RadixAttention is the model of longest-prefix reuse with an LRU over leaves; there a radix tree, here a chain
+of hashes, as nothing but the depth is asked for.
+"""
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+
+from router.call import Blocks
+from router.fleet.backend import Backend
+
+
+class Expectation:
+    """Blocks that an engine will have, if what was sent to it comes to a good end. Settled once; later calls are void.
+
+    What it never heard the end of stays, as if confirmed: the engine has evicted it by the time that it matters.
+    """
+
+    __slots__ = ("_blocks", "_index", "_shelf")
+
+    def __init__(self, index: "PrefixIndex", shelf: "_Shelf", blocks: Blocks) -> None:
+        self._index = index
+        self._shelf: _Shelf | None = shelf
+        self._blocks = blocks
+
+    def confirm(self, tokens_after: float = 0) -> None:
+        """The engine has the blocks, and `tokens_after` the last of them: the rest of the prompt and the answer."""
+        shelf, self._shelf = self._shelf, None
+        if shelf is not None and shelf.live:
+            self._index.put(shelf, self._blocks, None, tokens_after)
+
+    def withdraw(self) -> None:
+        """The engine does not have them, but for those that were there before or that another request confirmed."""
+        shelf, self._shelf = self._shelf, None
+        if shelf is not None and shelf.live:
+            self._index.take_back(shelf, self._blocks.hashes, self)
+
+
+class _Shelf:
+    """What one engine holds: its bit in the sets of holders, its blocks from the least to the most recently used.
+
+    A block has the expectation that brought it, until it is confirmed. `after` has the tokens that follow a block and
+    are of no block themselves, for the last ones of prompts that were answered here.
+    """
+
+    __slots__ = ("after", "after_tokens", "bit", "cache_tokens", "live", "order")
+
+    def __init__(self, bit: int) -> None:
+        self.bit = bit
+        self.cache_tokens = 0
+        self.live = True
+        self.order: OrderedDict[int, Expectation | None] = OrderedDict()
+        self.after: dict[int, float] = {}
+        self.after_tokens = 0.0
+
+
+class PrefixIndex:
+    """Prefixes by engine. `default_tokens` is the size of a cache that is not known, `max_blocks` bounds all memory.
+
+    A block that one engine holds takes about 230 bytes, one more holder of it about 120.
+    """
+
+    def __init__(self, default_tokens: int, max_blocks: int) -> None:
+        self._default_tokens = default_tokens
+        self._max_blocks = max_blocks
+        self._holders: dict[int, int] = {}
+        self._shelves: dict[Backend, _Shelf] = {}
+        self._engines: dict[int, Backend] = {}
+        self.version = 0
+        """Changes whenever an answer may."""
+
+    def held(self, blocks: Blocks) -> Mapping[Backend, float]:
+        """Tokens of a prompt that engines hold, for all that hold any; may count a few more than the prompt has."""
+        return {
+            engine: depth * blocks.tokens_each + self._shelves[engine].after.get(blocks.hashes[depth - 1], 0)
+            for engine, depth in self._depths(blocks.hashes).items()
+        }
+
+    def expect(self, engine: Backend, blocks: Blocks) -> Expectation:
+        """A prompt is being sent to an engine."""
+        shelf = self._shelf(engine)
+        shelf.cache_tokens = engine.cache_tokens or self._default_tokens
+        expectation = Expectation(self, shelf, blocks)
+        self.put(shelf, blocks, expectation)
+        return expectation
+
+    def drop(self, engine: Backend) -> None:
+        """An engine has started anew, or is gone: it holds nothing."""
+        shelf = self._shelves.pop(engine, None)
+        if shelf is not None:
+            shelf.live = False
+            del self._engines[shelf.bit]
+            for block in shelf.order:
+                self._unhold(block, shelf.bit)
+            self.version += 1
+
+    def blocks_of(self, engine: Backend) -> int:
+        """How many blocks an engine is thought to hold."""
+        shelf = self._shelves.get(engine)
+        return len(shelf.order) if shelf else 0
+
+    def __repr__(self) -> str:
+        return f"<PrefixIndex {len(self._holders)} blocks on {len(self._shelves)} engines>"
+
+    # What expectations do
+
+    def put(self, shelf: _Shelf, blocks: Blocks, owner: Expectation | None, tokens_after: float = 0) -> None:
+        """Write down that an engine uses blocks now: the first of a prompt last, as the last are forgotten first."""
+        order, holders, bit = shelf.order, self._holders, shelf.bit
+        for block in reversed(blocks.hashes):
+            if block not in order:
+                order[block] = owner
+                holders[block] = holders.get(block, 0) | bit
+            else:
+                order.move_to_end(block)
+                if owner is None:
+                    order[block] = None
+        if tokens_after and blocks.hashes:
+            last = blocks.hashes[-1]
+            shelf.after_tokens += tokens_after - shelf.after.get(last, 0)
+            shelf.after[last] = tokens_after
+        self._bound(shelf, blocks.tokens_each)
+        self.version += 1
+
+    def take_back(self, shelf: _Shelf, hashes: Sequence[int], owner: Expectation) -> None:
+        """Forget those blocks that `owner` alone has spoken of."""
+        for block in hashes:
+            if shelf.order.get(block) is owner:
+                self._forget(shelf, block)
+        self.version += 1
+
+    # How it is done
+
+    def _depths(self, hashes: Sequence[int]) -> dict[Backend, int]:
+        """How many of the first blocks each engine holds."""
+        depths: dict[Backend, int] = {}
+        holders = self._holders.get
+        here = holders(hashes[0], 0) if hashes else 0
+        depth = 1
+        while here:
+            first, beyond = depth, len(hashes)
+            while first < beyond:  # the first block that not all of `here` hold
+                middle = (first + beyond) // 2
+                if holders(hashes[middle], 0) & here == here:
+                    first = middle + 1
+                else:
+                    beyond = middle
+            still = holders(hashes[first], 0) & here if first < len(hashes) else 0
+            self._name(here & ~still, first, depths)
+            here, depth = still, first + 1
+        return depths
+
+    def _name(self, bits: int, depth: int, depths: dict[Backend, int]) -> None:
+        while bits:
+            bit = bits & -bits
+            depths[self._engines[bit]] = depth
+            bits ^= bit
+
+    def _shelf(self, engine: Backend) -> _Shelf:
+        shelf = self._shelves.get(engine)
+        if shelf is None:
+            bit = 1
+            while bit in self._engines:
+                bit <<= 1
+            shelf = self._shelves[engine] = _Shelf(bit)
+            self._engines[bit] = engine
+        return shelf
+
+    def _bound(self, shelf: _Shelf, tokens_each: float) -> None:
+        """Forget what the engine must have forgotten, or what is over this one's share of all memory."""
+        most, order = self._max_blocks // len(self._shelves), shelf.order
+        while len(order) > most or (order and len(order) * tokens_each + shelf.after_tokens > shelf.cache_tokens):
+            self._forget(shelf, next(iter(order)))
+
+    def _forget(self, shelf: _Shelf, block: int) -> None:
+        del shelf.order[block]
+        shelf.after_tokens -= shelf.after.pop(block, 0)
+        self._unhold(block, shelf.bit)
+
+    def _unhold(self, block: int, bit: int) -> None:
+        left = self._holders[block] & ~bit
+        if left:
+            self._holders[block] = left
+        else:
+            del self._holders[block]
