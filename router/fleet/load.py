@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 @dataclass(slots=True)
 class Load:
-    """Requests in flight and their prompt tokens (estimated).
+    """Requests in flight and their prompt tokens (estimated); on a prefill engine, those that it has to compute.
 
-    `local_tokens` are those of prompts that the engine computes beside its streams, until their answers begin.
+    `local_tokens` are those that the engine computes beside its streams, until their answers begin.
     """
 
     requests: int = 0

@@ -1,4 +1,8 @@
-"""Where does a call go? Choosing is synchronous and touches no socket: a snapshot in, a route or a shortage out."""
+"""Where does a call go? Choosing is synchronous and touches no socket: a snapshot in, a route or a shortage out.
+
+The engine that answers is chosen first, as it may hold the prompt's beginning; then the rule decides whether the rest
+is computed there or by a prefill engine, which is chosen last.
+"""
 
 import random
 from collections.abc import Callable, Sequence
@@ -6,14 +10,17 @@ from collections.abc import Callable, Sequence
 from router.call import Call
 from router.fleet.backend import Backend
 from router.fleet.fleet import Snapshot
-from router.routing.disaggregation import Pools, Reason, decide
+from router.routing.disaggregation import Home, Pools, Reason, decide, is_novel
 from router.routing.policies import policy
+from router.routing.prefix.prefixes import Prefixes, prefixes_for
 from router.routing.route import Route, Shortage
 from router.settings import Mode, Role, Routing
 from router.telemetry.events import RouteKind
 
 Room = Callable[[Backend], bool]
 Match = Callable[[Backend, Backend], bool]
+
+NO_PARTNER = (Reason.PREFILL_UNAVAILABLE, Reason.PREFILL_SATURATED)
 
 
 def same_group(prefill: Backend, decode: Backend) -> bool:
@@ -22,18 +29,26 @@ def same_group(prefill: Backend, decode: Backend) -> bool:
 
 
 class Chooser:
-    """Applies the rule, then each pool's policy.
+    """Applies each pool's policy, and the rule in between.
 
     `has_room` tells whether an engine may get one more request, `pair_up` whether a prefill and a decode engine may
-    hand over to each other.
+    hand over to each other. `prefixes` knows what engines hold; made here when a policy needs it, else None.
     """
 
-    def __init__(self, rules: Routing, has_room: Room, rng: random.Random, pair_up: Match = same_group) -> None:
+    def __init__(
+        self,
+        rules: Routing,
+        has_room: Room,
+        rng: random.Random,
+        pair_up: Match = same_group,
+        prefixes: Prefixes | None = None,
+    ) -> None:
         self._rules = rules
         self._has_room = has_room
         self._pair_up = pair_up
-        self._prefill_policy = policy(rules.prefill_policy, rng)
-        self._decode_policy = policy(rules.decode_policy, rng)
+        self.prefixes = prefixes or prefixes_for(rules)
+        self._prefill_policy = policy(rules.prefill_policy, rules, rng, self.prefixes)
+        self._decode_policy = policy(rules.decode_policy, rules, rng, self.prefixes)
 
     @property
     def mode(self) -> Mode:
@@ -50,39 +65,78 @@ class Chooser:
         `local` forbids a hand-over: one has failed, and decode computing the prompt itself is always right.
         """
         decode = self._roomy(snapshot.decode)
-        paired = [p for p in snapshot.prefill if any(self._pair_up(p, d) for d in decode)]
-        prefill = self._roomy(paired)
-        pools = Pools(bool(paired), bool(prefill), bool(decode), snapshot.inflight)
-        remote, reason = (False, Reason.HANDOVER_FAILED) if local else decide(call, pools, self._rules)
-        if remote:
-            return self._disaggregated(call, prefill, decode, reason)
+        home = self._decode_policy.pick(decode, call) if decode else None
+        if local:
+            return self._alone(call, home, decode, snapshot, Reason.HANDOVER_FAILED)
+        remote, reason, partners = self._judge(call, home, snapshot)
+        if reason in NO_PARTNER and (paired := self._with_roomy_partner(decode, snapshot)):
+            home = self._decode_policy.pick(paired, call)
+            remote, reason, partners = self._judge(call, home, snapshot)
+        if reason is Reason.NOVEL_PROMPT and (holder := self._aggregated_holder(call, snapshot)):
+            return self._route(RouteKind.AGGREGATED, call, holder, None, Reason.CONTINUATION)
+        if remote and home is not None:
+            prefill = self._prefill_policy.pick(partners, call)
+            return self._route(RouteKind.DISAGGREGATED, call, home, prefill, reason)
         if reason is Reason.PREFILL_UNAVAILABLE and self._rules.on_prefill_unavailable == "fail":
             return Shortage(Role.PREFILL, saturated=False, reason=reason)
-        return self._alone(call, decode, snapshot, reason)
+        return self._alone(call, home, decode, snapshot, reason)
 
-    def _has_budget(self, backend: Backend, call: Call) -> bool:
-        """Whether a decode engine may compute a prompt beside its streams that a prefill engine should have."""
-        return backend.load.local_tokens + call.prompt_tokens <= self._rules.local_prefill_budget_tokens
+    def _judge(self, call: Call, home: Backend | None, snapshot: Snapshot) -> tuple[bool, Reason, list[Backend]]:
+        """What the rule says if `home` answers, and the prefill engines with room that could hand over to it."""
+        partners = [p for p in snapshot.prefill if home is not None and self._pair_up(p, home)]
+        roomy = self._roomy(partners)
+        pools = Pools(bool(partners), bool(roomy), home is not None, snapshot.inflight)
+        return *decide(call, self._facts(call, home), pools, self._rules), roomy
 
-    def _disaggregated(self, call: Call, prefill: Sequence[Backend], decode: Sequence[Backend], reason: str) -> Route:
-        first = self._prefill_policy.pick(prefill, call)
-        second = self._decode_policy.pick([d for d in decode if self._pair_up(first, d)], call)
-        return Route(RouteKind.DISAGGREGATED, second, first, reason)
+    def _facts(self, call: Call, home: Backend | None) -> Home:
+        if home is None:
+            return Home()
+        return Home(self._cached_tokens(call, home), home.load.local_tokens, home.paired.decodes_alone)
 
-    def _alone(self, call: Call, decode: Sequence[Backend], snapshot: Snapshot, reason: Reason) -> Route | Shortage:
-        """One engine does both phases: an aggregated one if there is one with room, else a decode engine."""
-        if aggregated := self._roomy(snapshot.aggregated):
-            return Route(RouteKind.AGGREGATED, self._decode_policy.pick(aggregated, call), None, reason)
+    def _cached_tokens(self, call: Call, engine: Backend | None) -> int:
+        return self.prefixes.cached_tokens(call, engine) if self.prefixes and engine else 0
+
+    def _with_roomy_partner(self, decode: Sequence[Backend], snapshot: Snapshot) -> list[Backend]:
+        prefill = self._roomy(snapshot.prefill)
+        return [d for d in decode if any(self._pair_up(p, d) for p in prefill)]
+
+    def _aggregated_holder(self, call: Call, snapshot: Snapshot) -> Backend | None:
+        """The aggregated engine on which a prompt that is new to decode is no news, if there is one."""
+        aggregated = self._roomy(snapshot.aggregated) if self.prefixes and self._rules.mode == "auto" else ()
+        if not aggregated:
+            return None
+        best = self._decode_policy.pick(aggregated, call)
+        return best if not is_novel(call, self._cached_tokens(call, best), self._rules) else None
+
+    def _route(self, kind: RouteKind, call: Call, decode: Backend, prefill: Backend | None, reason: str) -> Route:
+        cached = self._cached_tokens
+        return Route(kind, decode, prefill, reason, cached(call, decode), cached(call, prefill))
+
+    def _alone(
+        self, call: Call, home: Backend | None, decode: Sequence[Backend], snapshot: Snapshot, reason: Reason
+    ) -> Route | Shortage:
+        """One engine does both phases: the decode engine that holds the prompt's beginning; else an aggregated one if
+        there is one with room, else a decode engine.
+        """
+        aggregated = () if reason is Reason.CONTINUATION else self._roomy(snapshot.aggregated)
+        if aggregated:
+            return self._route(RouteKind.AGGREGATED, call, self._decode_policy.pick(aggregated, call), None, reason)
         able = [backend for backend in decode if backend.paired.decodes_alone]
         if able and self._is_bounded(snapshot, reason):
             able = [backend for backend in able if self._has_budget(backend, call)]
             if not able:
                 return Shortage(Role.PREFILL, saturated=False, reason=Reason.PREFILL_UNAVAILABLE)
         if able:
-            return Route(RouteKind.LOCAL, self._decode_policy.pick(able, call), None, reason)
+            chosen = home if home in able else self._decode_policy.pick(able, call)
+            return self._route(RouteKind.LOCAL, call, chosen, None, reason)
         saturated = bool(snapshot.decode or snapshot.aggregated)
         why = Reason.DECODE_SATURATED if saturated else Reason.DECODE_UNAVAILABLE
         return Shortage(Role.DECODE, saturated=saturated, reason=why)
+
+    def _has_budget(self, backend: Backend, call: Call) -> bool:
+        """Whether a decode engine may compute a prompt beside its streams that a prefill engine should have."""
+        novel = call.prompt_tokens - self._cached_tokens(call, backend)
+        return backend.load.local_tokens + novel <= self._rules.local_prefill_budget_tokens
 
     def _is_bounded(self, snapshot: Snapshot, reason: Reason) -> bool:
         """Whether decode only stands in for prefill engines; a fleet that has none computes all prompts that way."""

@@ -7,6 +7,7 @@ from router.fleet.backend import Backend
 from router.routing.prefix.blocks import blocks
 from router.routing.prefix.index import Expectation, PrefixIndex
 from router.routing.prefix.sizes import TokenSizes
+from router.settings import Routing
 
 Salt = Callable[[Call], bytes]
 
@@ -51,3 +52,10 @@ class Prefixes:
         """What an engine that answered holds after the blocks: the rest of the prompt, and the answer."""
         made = self.blocks(call)
         return max(0.0, call.prompt_tokens - len(made.hashes) * made.tokens_each) + answer_tokens
+
+
+def prefixes_for(rules: Routing) -> Prefixes | None:
+    """What the settings ask for: nothing is hashed and kept unless a pool's policy looks at it."""
+    if "prefix_aware" not in (rules.prefill_policy, rules.decode_policy):
+        return None
+    return Prefixes(PrefixIndex(rules.engine_cache_tokens, rules.max_index_blocks))

@@ -16,3 +16,9 @@ def test_a_route_once_chosen_does_not_change() -> None:
 
 def test_a_shortage_names_the_pool() -> None:
     assert Shortage(Role.DECODE, saturated=True, reason="decode_saturated").pool == "decode"
+
+
+def test_what_is_cached_is_what_counts_where_the_prompt_is_computed() -> None:
+    both = Route(RouteKind.DISAGGREGATED, a_backend(), a_backend("prefill"), "novel_prompt", 10, 20)
+    alone = Route(RouteKind.LOCAL, a_backend(), None, "continuation", 10)
+    assert (both.cached_tokens, alone.cached_tokens) == (20, 10)

@@ -2,7 +2,7 @@ import random
 
 import pytest
 
-from router.routing.policies.least_loaded import LeastLoaded, work
+from router.routing.policies.least_loaded import LeastLoaded, pending_tokens, work
 from router.settings import Role
 from tests.support.builders import a_backend, a_call
 
@@ -39,3 +39,8 @@ def test_a_load_that_follows_the_picks_stays_even() -> None:
     for _ in range(100):
         policy.pick(engines, a_call()).lease(10)
     assert [engine.load.requests for engine in engines] == [25] * 4
+
+
+def test_what_is_pending_is_told_in_tokens_to_compute() -> None:
+    assert pending_tokens(a_backend("prefill", requests=3, tokens=900)) == 900
+    assert pending_tokens(a_backend("decode", requests=3, tokens=900)) == 0.2 * (900 + 3 * 500)
