@@ -26,12 +26,12 @@ KV_WORTH = 0.2
 11 us; a prefill engine needs 27 to 50 us for a token."""
 
 
-def pending_tokens(backend: Backend) -> float:
-    """What an engine has to do, in tokens to be computed, comparable with those of a prompt."""
-    load = backend.load
-    if backend.role is Role.PREFILL:
-        return load.tokens
-    return KV_WORTH * (load.tokens + STREAM_TOKENS * load.requests)
+def pending_tokens(engines: Sequence[Backend]) -> list[float]:
+    """What each engine of a pool has to do, in tokens to be computed, comparable with those of a prompt."""
+    loads = [engine.load for engine in engines]
+    if engines[0].role is Role.PREFILL:
+        return [load.tokens for load in loads]
+    return [KV_WORTH * (load.tokens + STREAM_TOKENS * load.requests) for load in loads]
 
 
 class LeastLoaded:

@@ -1,15 +1,19 @@
 """The engine that holds the prompt's beginning, unless that means waiting much longer than elsewhere.
 
-Each engine has a cost in tokens: what it has to do already, and what is new to it in this prompt. Engines that hold
-nearly as much of the prompt as the best are preferred, and the cheapest of them is taken: keeping what begins alike in
-one place is worth more than this one prompt, as every further turn comes back there. The preference ends where it costs
-too much: at `ttft_slack_s` of waiting, or at some times of what the engine holds, so that a few hundred tokens that all
-prompts share do not draw all of them to one engine. Then the cheapest of all is taken, which holds the prompt from then
-on. It ends for one prompt at a time, never for everybody.
+Each engine has a cost in tokens: what it has to do, less what it holds of this prompt; and a small part of what it was
+given lately, so that in a quiet fleet, where nobody has anything to do, the few hundred tokens that all prompts share
+do not bring all chats to the engine that had them first, and fill its cache while others' are empty.
+
+Engines that hold nearly as much as the best are preferred, and the cheapest of them is taken: keeping together what
+begins alike is worth more than this one prompt, as every further turn comes back there. The preference ends where it
+costs too much: at `ttft_slack_s` of waiting, at some times of what is held, or where what is held is a small part of
+the prompt. Then the cheapest of all is taken, which holds the prompt from then on. It ends for one prompt at a time,
+never for everybody.
 
 llm-d's affinity filter and token load, and the cost of Dynamo's KV router, are the models.
 """
 
+import math
 import random
 from collections.abc import Sequence
 
@@ -25,6 +29,17 @@ NEAR_SHARE = 0.8
 WORTH = 16
 """How often a prefix is expected to be of use where it is: chats have some ten turns."""
 
+MIN_SHARE = 0.25
+"""Of a prompt; a shorter prefix is rather one that all have than the chat's own, and says little of where it lives."""
+
+REMEMBERED = 32
+"""Prompts for each engine over which what it was given is summed up."""
+
+GIVEN_WORTH = 1 / 32
+"""Of that sum, as cost: an engine that was given twice the mean is one average prompt behind."""
+
+RESCALE_AT = 1e12
+
 
 class PrefixAware:
     """Longest prefix against token load; ties at random, so that gateways side by side do not all pick the same one."""
@@ -33,18 +48,51 @@ class PrefixAware:
         self._prefixes = prefixes
         self._slack_tokens = rules.ttft_slack_s * rules.prefill_tokens_per_s
         self._rng = rng
+        self._given = Given()
 
     def pick(self, candidates: Sequence[Backend], call: Call) -> Backend:
         """The cheapest of the candidates that hold most, or of all where those cost too much."""
         held = self._prefixes.held(call)
         holds = [held.get(engine, 0) for engine in candidates]
-        costs = [pending_tokens(engine) - hold for engine, hold in zip(candidates, holds, strict=True)]
-        best, least = max(holds), min(costs)
-        near = [cost for cost, hold in zip(costs, holds, strict=True) if hold >= NEAR_SHARE * best]
-        nearest = min(near)
-        follow = nearest - least <= min(self._slack_tokens, WORTH * best)
-        enough, cost = (NEAR_SHARE * best, nearest) if follow else (0, least)
-        picked = [
-            engine for engine, hold, its in zip(candidates, holds, costs, strict=True) if its == cost and hold >= enough
-        ]
-        return picked[0] if len(picked) == 1 else self._rng.choice(picked)
+        loads = zip(pending_tokens(candidates), self._given.lately(candidates, GIVEN_WORTH), holds, strict=True)
+        costs = self._preferred(holds, [pending + given - hold for pending, given, hold in loads], call.prompt_tokens)
+        least = min(costs)
+        chosen = costs.index(least)
+        if costs.count(least) > 1:
+            chosen = self._rng.choice([i for i, cost in enumerate(costs) if cost == least])
+        self._given.note(candidates[chosen], max(0, call.prompt_tokens - holds[chosen]), len(candidates))
+        return candidates[chosen]
+
+    def _preferred(self, holds: list[float], costs: list[float], prompt_tokens: int) -> list[float]:
+        """The costs, infinite for engines that hold too little while there are others that do not cost too much."""
+        best = max(holds)
+        if best < MIN_SHARE * prompt_tokens:
+            return costs
+        enough = NEAR_SHARE * best
+        near = [cost if hold >= enough else math.inf for cost, hold in zip(costs, holds, strict=True)]
+        return near if min(near) - min(costs) <= min(self._slack_tokens, WORTH * best) else costs
+
+
+class Given:
+    """Tokens that engines were given to compute, the further back the less: by picks, so that no clock is needed.
+
+    Instead of all sums shrinking with every pick, what is added grows, until all are scaled down.
+    """
+
+    def __init__(self) -> None:
+        self._sums: dict[Backend, float] = {}
+        self._weight = 1.0
+
+    def lately(self, engines: Sequence[Backend], times: float = 1.0) -> list[float]:
+        """The sum for each of some engines, `times` a factor."""
+        sums, scale = self._sums.get, times / self._weight
+        return [scale * sums(engine, 0) for engine in engines]
+
+    def note(self, engine: Backend, tokens: float, among: int) -> None:
+        """`engine` was picked among so many. Those that have not been for long are forgotten."""
+        self._weight *= 1 + 1 / (REMEMBERED * among)
+        self._sums[engine] = self._sums.get(engine, 0) + self._weight * tokens
+        if self._weight > RESCALE_AT:
+            scaled = {known: total / self._weight for known, total in self._sums.items()}
+            self._sums = {known: total for known, total in scaled.items() if total >= 1}
+            self._weight = 1.0

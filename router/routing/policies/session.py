@@ -39,4 +39,5 @@ class Session:
         return engine
 
     def _is_behind(self, engine: Backend, candidates: Sequence[Backend]) -> bool:
-        return pending_tokens(engine) - min(map(pending_tokens, candidates)) > self._slack_tokens
+        waits = pending_tokens(candidates)
+        return waits[candidates.index(engine)] - min(waits) > self._slack_tokens

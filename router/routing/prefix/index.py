@@ -14,10 +14,12 @@ of hashes, as nothing but the depth is asked for.
 """
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from router.call import Blocks
 from router.fleet.backend import Backend
+
+MAX_NAMED_SETS = 256
 
 
 class Expectation:
@@ -49,25 +51,25 @@ class Expectation:
 class _Shelf:
     """What one engine holds: its bit in the sets of holders, its blocks from the least to the most recently used.
 
-    A block has the expectation that brought it, until it is confirmed. `after` has the tokens that follow a block and
-    are of no block themselves, for the last ones of prompts that were answered here.
+    A block has the expectation that brought it, until it is confirmed. `after_tokens` are those of answers.
     """
 
-    __slots__ = ("after", "after_tokens", "bit", "cache_tokens", "live", "order")
+    __slots__ = ("after_tokens", "bit", "cache_tokens", "engine", "live", "order")
 
-    def __init__(self, bit: int) -> None:
+    def __init__(self, engine: Backend, bit: int) -> None:
+        self.engine = engine
         self.bit = bit
         self.cache_tokens = 0
         self.live = True
         self.order: OrderedDict[int, Expectation | None] = OrderedDict()
-        self.after: dict[int, float] = {}
         self.after_tokens = 0.0
 
 
 class PrefixIndex:
     """Prefixes by engine. `default_tokens` is the size of a cache that is not known, `max_blocks` bounds all memory.
 
-    A block that one engine holds takes about 230 bytes, one more holder of it about 120.
+    A block that one engine holds takes about 230 bytes, one more holder of it about 120. `_after` has the tokens that
+    follow a block and are of no block themselves, for the last ones of prompts that were answered.
     """
 
     def __init__(self, default_tokens: int, max_blocks: int) -> None:
@@ -76,15 +78,20 @@ class PrefixIndex:
         self._holders: dict[int, int] = {}
         self._shelves: dict[Backend, _Shelf] = {}
         self._engines: dict[int, Backend] = {}
+        self._names: dict[int, Mapping[Backend, None]] = {}
+        self._after: dict[int, dict[Backend, float]] = {}
         self.version = 0
         """Changes whenever an answer may."""
 
     def held(self, blocks: Blocks) -> Mapping[Backend, float]:
         """Tokens of a prompt that engines hold, for all that hold any; may count a few more than the prompt has."""
-        return {
-            engine: depth * blocks.tokens_each + self._shelves[engine].after.get(blocks.hashes[depth - 1], 0)
-            for engine, depth in self._depths(blocks.hashes).items()
-        }
+        held: dict[Backend, float] = {}
+        for depth, engines in self._depths(blocks.hashes):
+            held.update(dict.fromkeys(engines, depth * blocks.tokens_each))
+            for engine, tokens in self._after.get(blocks.hashes[depth - 1], {}).items():
+                if engine in engines:
+                    held[engine] += tokens
+        return held
 
     def expect(self, engine: Backend, blocks: Blocks) -> Expectation:
         """A prompt is being sent to an engine."""
@@ -100,8 +107,9 @@ class PrefixIndex:
         if shelf is not None:
             shelf.live = False
             del self._engines[shelf.bit]
+            self._names.clear()
             for block in shelf.order:
-                self._unhold(block, shelf.bit)
+                self._unhold(block, shelf)
             self.version += 1
 
     def blocks_of(self, engine: Backend) -> int:
@@ -126,9 +134,9 @@ class PrefixIndex:
                 if owner is None:
                     order[block] = None
         if tokens_after and blocks.hashes:
-            last = blocks.hashes[-1]
-            shelf.after_tokens += tokens_after - shelf.after.get(last, 0)
-            shelf.after[last] = tokens_after
+            after = self._after.setdefault(blocks.hashes[-1], {})
+            shelf.after_tokens += tokens_after - after.get(shelf.engine, 0)
+            after[shelf.engine] = tokens_after
         self._bound(shelf, blocks.tokens_each)
         self.version += 1
 
@@ -141,9 +149,8 @@ class PrefixIndex:
 
     # How it is done
 
-    def _depths(self, hashes: Sequence[int]) -> dict[Backend, int]:
-        """How many of the first blocks each engine holds."""
-        depths: dict[Backend, int] = {}
+    def _depths(self, hashes: Sequence[int]) -> Iterator[tuple[int, Mapping[Backend, None]]]:
+        """Engines by how many of the first blocks they hold."""
         holders = self._holders.get
         here = holders(hashes[0], 0) if hashes else 0
         depth = 1
@@ -156,15 +163,17 @@ class PrefixIndex:
                 else:
                     beyond = middle
             still = holders(hashes[first], 0) & here if first < len(hashes) else 0
-            self._name(here & ~still, first, depths)
+            yield first, self._named(here & ~still)
             here, depth = still, first + 1
-        return depths
 
-    def _name(self, bits: int, depth: int, depths: dict[Backend, int]) -> None:
-        while bits:
-            bit = bits & -bits
-            depths[self._engines[bit]] = depth
-            bits ^= bit
+    def _named(self, bits: int) -> Mapping[Backend, None]:
+        """The engines of a set, in the order of their bits. Few sets are asked for again and again."""
+        named = self._names.get(bits)
+        if named is None:
+            if len(self._names) >= MAX_NAMED_SETS:
+                self._names.clear()
+            named = self._names[bits] = dict.fromkeys(map(self._engines.__getitem__, _bits_of(bits)))
+        return named
 
     def _shelf(self, engine: Backend) -> _Shelf:
         shelf = self._shelves.get(engine)
@@ -172,7 +181,7 @@ class PrefixIndex:
             bit = 1
             while bit in self._engines:
                 bit <<= 1
-            shelf = self._shelves[engine] = _Shelf(bit)
+            shelf = self._shelves[engine] = _Shelf(engine, bit)
             self._engines[bit] = engine
         return shelf
 
@@ -184,12 +193,23 @@ class PrefixIndex:
 
     def _forget(self, shelf: _Shelf, block: int) -> None:
         del shelf.order[block]
-        shelf.after_tokens -= shelf.after.pop(block, 0)
-        self._unhold(block, shelf.bit)
+        self._unhold(block, shelf)
 
-    def _unhold(self, block: int, bit: int) -> None:
-        left = self._holders[block] & ~bit
+    def _unhold(self, block: int, shelf: _Shelf) -> None:
+        left = self._holders[block] & ~shelf.bit
         if left:
             self._holders[block] = left
         else:
             del self._holders[block]
+        after = self._after.get(block)
+        if after is not None:
+            shelf.after_tokens -= after.pop(shelf.engine, 0)
+            if not after:
+                del self._after[block]
+
+
+def _bits_of(bits: int) -> Iterator[int]:
+    while bits:
+        bit = bits & -bits
+        yield bit
+        bits ^= bit

@@ -42,5 +42,5 @@ def test_a_load_that_follows_the_picks_stays_even() -> None:
 
 
 def test_what_is_pending_is_told_in_tokens_to_compute() -> None:
-    assert pending_tokens(a_backend("prefill", requests=3, tokens=900)) == 900
-    assert pending_tokens(a_backend("decode", requests=3, tokens=900)) == 0.2 * (900 + 3 * 500)
+    assert pending_tokens([a_backend("prefill", requests=3, tokens=900), a_backend("prefill")]) == [900, 0]
+    assert pending_tokens([a_backend("decode", requests=3, tokens=900)]) == [0.2 * (900 + 3 * 500)]
