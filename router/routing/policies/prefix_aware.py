@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from router.call import Call
 from router.fleet.backend import Backend
 from router.routing.policies.least_loaded import pending_tokens
+from router.routing.prefix.given import REMEMBERED
 from router.routing.prefix.prefixes import Prefixes
 from router.settings import Routing
 
@@ -32,13 +33,8 @@ WORTH = 16
 MIN_SHARE = 0.25
 """Of a prompt; a shorter prefix is rather one that all have than the chat's own, and says little of where it lives."""
 
-REMEMBERED = 32
-"""Prompts for each engine over which what it was given is summed up."""
-
-GIVEN_WORTH = 1 / 32
-"""Of that sum, as cost: an engine that was given twice the mean is one average prompt behind."""
-
-RESCALE_AT = 1e12
+GIVEN_WORTH = 1 / REMEMBERED
+"""Of what an engine was given lately, as cost: one that was given twice the mean is one average prompt behind."""
 
 
 class PrefixAware:
@@ -48,19 +44,18 @@ class PrefixAware:
         self._prefixes = prefixes
         self._slack_tokens = rules.ttft_slack_s * rules.prefill_tokens_per_s
         self._rng = rng
-        self._given = Given()
 
     def pick(self, candidates: Sequence[Backend], call: Call) -> Backend:
         """The cheapest of the candidates that hold most, or of all where those cost too much."""
         held = self._prefixes.held(call)
         holds = [held.get(engine, 0) for engine in candidates]
-        loads = zip(pending_tokens(candidates), self._given.lately(candidates, GIVEN_WORTH), holds, strict=True)
+        given_tokens = self._prefixes.index.given.lately(candidates, GIVEN_WORTH)
+        loads = zip(pending_tokens(candidates), given_tokens, holds, strict=True)
         costs = self._preferred(holds, [pending + given - hold for pending, given, hold in loads], call.prompt_tokens)
         least = min(costs)
         chosen = costs.index(least)
         if costs.count(least) > 1:
             chosen = self._rng.choice([i for i, cost in enumerate(costs) if cost == least])
-        self._given.note(candidates[chosen], max(0, call.prompt_tokens - holds[chosen]), len(candidates))
         return candidates[chosen]
 
     def _preferred(self, holds: list[float], costs: list[float], prompt_tokens: int) -> list[float]:
@@ -71,28 +66,3 @@ class PrefixAware:
         enough = NEAR_SHARE * best
         near = [cost if hold >= enough else math.inf for cost, hold in zip(costs, holds, strict=True)]
         return near if min(near) - min(costs) <= min(self._slack_tokens, WORTH * best) else costs
-
-
-class Given:
-    """Tokens that engines were given to compute, the further back the less: by picks, so that no clock is needed.
-
-    Instead of all sums shrinking with every pick, what is added grows, until all are scaled down.
-    """
-
-    def __init__(self) -> None:
-        self._sums: dict[Backend, float] = {}
-        self._weight = 1.0
-
-    def lately(self, engines: Sequence[Backend], times: float = 1.0) -> list[float]:
-        """The sum for each of some engines, `times` a factor."""
-        sums, scale = self._sums.get, times / self._weight
-        return [scale * sums(engine, 0) for engine in engines]
-
-    def note(self, engine: Backend, tokens: float, among: int) -> None:
-        """`engine` was picked among so many. Those that have not been for long are forgotten."""
-        self._weight *= 1 + 1 / (REMEMBERED * among)
-        self._sums[engine] = self._sums.get(engine, 0) + self._weight * tokens
-        if self._weight > RESCALE_AT:
-            scaled = {known: total / self._weight for known, total in self._sums.items()}
-            self._sums = {known: total for known, total in scaled.items() if total >= 1}
-            self._weight = 1.0

@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from router.call import Blocks
 from router.fleet.backend import Backend
+from router.routing.prefix.given import Given
 
 MAX_NAMED_SETS = 256
 
@@ -80,6 +81,7 @@ class PrefixIndex:
         self._engines: dict[int, Backend] = {}
         self._names: dict[int, Mapping[Backend, None]] = {}
         self._after: dict[int, dict[Backend, float]] = {}
+        self.given = Given()
         self.version = 0
         """Changes whenever an answer may."""
 
@@ -98,7 +100,8 @@ class PrefixIndex:
         shelf = self._shelf(engine)
         shelf.cache_tokens = engine.cache_tokens or self._default_tokens
         expectation = Expectation(self, shelf, blocks)
-        self.put(shelf, blocks, expectation)
+        new = self.put(shelf, blocks, expectation)
+        self.given.note(engine, new * blocks.tokens_each, len(self._shelves))
         return expectation
 
     def drop(self, engine: Backend) -> None:
@@ -122,9 +125,13 @@ class PrefixIndex:
 
     # What expectations do
 
-    def put(self, shelf: _Shelf, blocks: Blocks, owner: Expectation | None, tokens_after: float = 0) -> None:
-        """Write down that an engine uses blocks now: the first of a prompt last, as the last are forgotten first."""
+    def put(self, shelf: _Shelf, blocks: Blocks, owner: Expectation | None, tokens_after: float = 0) -> int:
+        """Write down that an engine uses blocks now: the first of a prompt last, as the last are forgotten first.
+
+        Returns how many of them are new to it.
+        """
         order, holders, bit = shelf.order, self._holders, shelf.bit
+        before = len(order)
         for block in reversed(blocks.hashes):
             if block not in order:
                 order[block] = owner
@@ -133,12 +140,14 @@ class PrefixIndex:
                 order.move_to_end(block)
                 if owner is None:
                     order[block] = None
+        new = len(order) - before
         if tokens_after and blocks.hashes:
             after = self._after.setdefault(blocks.hashes[-1], {})
             shelf.after_tokens += tokens_after - after.get(shelf.engine, 0)
             after[shelf.engine] = tokens_after
         self._bound(shelf, blocks.tokens_each)
         self.version += 1
+        return new
 
     def take_back(self, shelf: _Shelf, hashes: Sequence[int], owner: Expectation) -> None:
         """Forget those blocks that `owner` alone has spoken of."""

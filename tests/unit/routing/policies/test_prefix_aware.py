@@ -1,11 +1,10 @@
 import random
 from typing import Any
 
-import pytest
-
 from router.call import Call
 from router.fleet.backend import Backend
-from router.routing.policies.prefix_aware import RESCALE_AT, Given, PrefixAware
+from router.routing.policies.prefix_aware import PrefixAware
+from router.routing.prefix.given import Given
 from router.routing.prefix.index import PrefixIndex
 from router.routing.prefix.prefixes import Prefixes
 from router.settings import Routing
@@ -30,15 +29,16 @@ class Routed:
         self.prefixes = Prefixes(PrefixIndex(1_000_000, 100_000))
         self.policy = PrefixAware(self.prefixes, RULES, random.Random(seed))
 
-    def holds(self, engine: Backend, call: Call) -> None:
+    def sent(self, engine: Backend, call: Call) -> None:
         self.prefixes.expect(call, engine).confirm()
+
+    def holds(self, engine: Backend, call: Call) -> None:
+        """It was sent there so long ago that it does not count as given lately."""
+        self.sent(engine, call)
+        self.prefixes.index.given = Given()
 
     def pick(self, candidates: list[Backend], call: Call) -> Backend:
         return self.policy.pick(candidates, call)
-
-    def first_pick(self, candidates: list[Backend], call: Call) -> Backend:
-        """By a policy that has given nothing to anybody yet."""
-        return PrefixAware(self.prefixes, RULES, random.Random(1)).pick(candidates, call)
 
 
 def test_the_engine_that_holds_the_prompt_has_it() -> None:
@@ -66,9 +66,9 @@ def test_waiting_longer_than_the_slack_is_not_worth_it() -> None:
     routed, (first, second) = Routed(), engines(2)
     routed.holds(first, prompt(6400))
     first.load.tokens = 6400 + SLACK_TOKENS
-    assert routed.first_pick([first, second], prompt(6400)) is first
+    assert routed.pick([first, second], prompt(6400)) is first
     first.load.tokens += 1
-    assert routed.first_pick([first, second], prompt(6400)) is second
+    assert routed.pick([first, second], prompt(6400)) is second
 
 
 def test_a_short_prefix_that_all_prompts_share_draws_only_so_many_of_them() -> None:
@@ -76,19 +76,19 @@ def test_a_short_prefix_that_all_prompts_share_draws_only_so_many_of_them() -> N
     routed.holds(first, prompt(64))
     first.load.tokens = 64 + 16 * 64
     asked = prompt(64, more=190)
-    assert routed.first_pick([first, second], asked) is first
+    assert routed.pick([first, second], asked) is first
     first.load.tokens += 1
-    assert routed.first_pick([first, second], asked) is second
+    assert routed.pick([first, second], asked) is second
 
 
 def test_a_prefix_that_is_a_small_part_of_a_prompt_is_worth_its_tokens_only() -> None:
     routed, (first, second) = Routed(), engines(2)
     routed.holds(first, prompt(640))
     first.load.tokens = 641
-    assert routed.first_pick([first, second], prompt(640, more=1919)) is first
-    assert routed.first_pick([first, second], prompt(640, more=1921)) is second
+    assert routed.pick([first, second], prompt(640, more=1919)) is first
+    assert routed.pick([first, second], prompt(640, more=1921)) is second
     first.load.tokens = 639
-    assert routed.first_pick([first, second], prompt(640, more=1921)) is first
+    assert routed.pick([first, second], prompt(640, more=1921)) is first
 
 
 def test_of_engines_that_hold_nearly_as_much_the_cheapest_is_taken() -> None:
@@ -97,9 +97,9 @@ def test_of_engines_that_hold_nearly_as_much_the_cheapest_is_taken() -> None:
     routed.holds(second, prompt(5120))
     routed.holds(third, prompt(5056))
     first.load.tokens = 2000
-    assert routed.first_pick([first, second, third], prompt(6400)) is second
+    assert routed.pick([first, second, third], prompt(6400)) is second
     second.load.tokens = 2000
-    assert routed.first_pick([first, second, third], prompt(6400)) is first, "0.79 of the best is not near it"
+    assert routed.pick([first, second, third], prompt(6400)) is first, "0.79 of the best is not near it"
 
 
 def test_a_hot_prefix_spreads_as_far_as_its_load_needs() -> None:
@@ -107,7 +107,7 @@ def test_a_hot_prefix_spreads_as_far_as_its_load_needs() -> None:
     for _ in range(40):
         call = prompt(1280)
         chosen = routed.pick(candidates, call)
-        routed.holds(chosen, call)
+        routed.sent(chosen, call)
         chosen.lease(1280)
     requests = [engine.load.requests for engine in candidates]
     assert all(requests)
@@ -118,9 +118,9 @@ def test_a_decode_engine_is_full_later_as_streams_wait_for_each_other_less_than_
     routed, (first, second) = Routed(), engines(2, "decode")
     routed.holds(first, prompt(6400))
     first.load.requests, first.load.tokens = 10, 5 * (6400 + SLACK_TOKENS) - 5000
-    assert routed.first_pick([first, second], prompt(6400)) is first
+    assert routed.pick([first, second], prompt(6400)) is first
     first.load.tokens += 5
-    assert routed.first_pick([first, second], prompt(6400)) is second
+    assert routed.pick([first, second], prompt(6400)) is second
 
 
 def test_engines_that_are_no_candidates_do_not_count() -> None:
@@ -145,7 +145,7 @@ def test_what_all_prompts_share_does_not_bring_all_of_them_to_one_engine() -> No
     for number in range(200):
         call = a_completion(prompt="x" * 2048 + f"{number:04}" * 2048)
         chosen.append(routed.pick(candidates, call))
-        routed.holds(chosen[-1], call)
+        routed.sent(chosen[-1], call)
     assert all(40 <= chosen.count(engine) <= 60 for engine in candidates)
 
 
@@ -156,27 +156,6 @@ def test_chats_stay_where_they_are_all_the_same() -> None:
         for chat in range(20):
             call = a_completion(prompt="x" * 2048 + f"{chat:04}" * 512 * turn)
             engine = routed.pick(candidates, call)
-            routed.holds(engine, call)
+            routed.sent(engine, call)
             homes.setdefault(chat, set()).add(engine)
     assert all(len(engines) == 1 for engines in homes.values())
-
-
-def test_what_was_given_long_ago_is_forgotten() -> None:
-    first, second = engines(2)
-    given = Given()
-    given.note(first, 1000, 2)
-    assert given.lately([first, second]) == [pytest.approx(1000), 0]
-    for _ in range(10 * 32 * 2):
-        given.note(second, 10, 2)
-    assert given.lately([first, second]) == [pytest.approx(0, abs=1), pytest.approx(32 * 2 * 10, rel=0.02)]
-
-
-def test_sums_stay_small_and_engines_that_are_gone_are_dropped() -> None:
-    gone, here = engines(2)
-    given = Given()
-    given.note(gone, 1000, 1)
-    for _ in range(32 * 30):
-        given.note(here, 10, 1)
-    assert given._weight < RESCALE_AT
-    assert list(given._sums) == [here]
-    assert given.lately([here]) == [pytest.approx(320, rel=0.05)]

@@ -244,3 +244,10 @@ def test_after_everything_is_settled_what_succeeded_is_held(order: str, steps: l
             assert index.held(prompt(text)) == {A: len(text)}
     heads = {head for text, end in steps if end == "confirm" for head in accumulate(text)}
     assert index.blocks_of(A) == len(heads)
+
+
+def test_what_was_new_is_what_an_engine_was_given() -> None:
+    index = an_index()
+    for text in ("abcd", "abcx", "abcx"):
+        index.expect(A, prompt(text)).confirm()
+    assert index.given.lately([A, B]) == [pytest.approx(5, rel=0.1), 0]
