@@ -4,6 +4,7 @@ from types import TracebackType
 from typing import Self
 
 from router.call import Call
+from router.errors import Outcome
 from router.routing.prefix.prefixes import Prefixes
 from router.routing.route import Route
 
@@ -22,9 +23,9 @@ class Sent:
         self._prefill = prefixes.expect(call, route.prefill) if prefixes and route.prefill else None
         self._decode = prefixes.expect(call, route.decode) if prefixes else None
 
-    def prefilled(self) -> None:
-        """The prefill engine has computed the prompt."""
-        if self._prefill is not None:
+    def prefill_over(self, outcome: Outcome) -> None:
+        """The prefill engine has computed the prompt, or has failed to."""
+        if self._prefill is not None and outcome is Outcome.OK:
             self._prefill.confirm()
 
     def answered(self, tokens: int) -> None:

@@ -141,7 +141,7 @@ class _Journey:
         self._record.prefill_reused_tokens += cached_tokens
         self._record.computed_tokens += self._request.input_tokens - cached_tokens
         self._grant.settle_prefill(Outcome.OK)
-        self._sent.prefilled()
+        self._sent.prefill_over(Outcome.OK)
         self._decode.submit(self._request, self._began, self._ended, local=False)
 
     def _began(self, at_s: float, cached_tokens: int) -> None:

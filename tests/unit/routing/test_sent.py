@@ -4,6 +4,7 @@ from typing import Any
 import pytest
 
 from router.call import Call
+from router.errors import Outcome
 from router.fleet.backend import Backend
 from router.routing.prefix.index import PrefixIndex
 from router.routing.prefix.prefixes import Prefixes
@@ -40,7 +41,7 @@ def test_both_engines_are_expected_to_hold_what_was_sent() -> None:
 def test_what_came_to_a_good_end_is_held() -> None:
     sending = Sending()
     with sending.over() as sent:
-        sent.prefilled()
+        sent.prefill_over(Outcome.OK)
         sent.answered(100)
     assert sending.held(a_completion(prompt=TEXT * 2)) == {P: 640, D: 740}
 
@@ -52,10 +53,18 @@ def test_what_did_not_is_not() -> None:
     assert sending.held() == {}
 
 
+def test_a_prompt_that_prefill_failed_to_compute_is_not_there_when_decode_has_it_after_all() -> None:
+    sending = Sending()
+    with sending.over() as sent:
+        sent.prefill_over(Outcome.TIMEOUT)
+        sent.answered(0)
+    assert sending.held() == {D: 640}
+
+
 def test_a_prompt_that_prefill_has_computed_stays_there_when_decode_fails() -> None:
     sending = Sending()
     with suppress(ConnectionError), sending.over() as sent:
-        sent.prefilled()
+        sent.prefill_over(Outcome.OK)
         raise ConnectionError
     assert sending.held() == {P: 640}
 
@@ -72,6 +81,6 @@ def test_an_answer_that_broke_off_is_held_as_far_as_it_came() -> None:
 def test_without_an_index_nothing_is_written_down() -> None:
     call = a_completion(prompt=TEXT)
     with Sent(None, call, Route(RouteKind.DISAGGREGATED, D, P, "why")) as sent:
-        sent.prefilled()
+        sent.prefill_over(Outcome.OK)
         sent.answered(3)
     assert call.blocks is None
