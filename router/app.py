@@ -49,11 +49,12 @@ from router.fleet.standing import State
 from router.gateway import Gateway
 from router.json_bounds import JsonBounds
 from router.retries import Notice, Retries
-from router.routing.choose import Chooser, same_group
+from router.routing.choose import Chooser, Match, same_group
 from router.settings import BackendSettings, Listen, Ops, Settings, engine_key, operators_token
 from router.supervision import Tasks
 from router.telemetry.audit import Audit
 from router.telemetry.edge import EdgeMetrics
+from router.telemetry.events import Clock
 from router.telemetry.logs import AccessLog, Lines, configure
 from router.telemetry.loop_lag import LoopLag
 from router.telemetry.metrics import FleetMetrics, RequestMetrics
@@ -112,6 +113,8 @@ def build(settings: Settings, log_lines: Lines | None = None) -> App:
     def call_who_waits(backend: Backend) -> None:
         for model in backend.models:  # they may go now, or need not wait any more
             line.call_next(model, answering_pool(backend))
+        if backend.standing.state is State.DOWN or backend not in fleet.backends:
+            chooser.forget(backend)
 
     def notice(backend: Backend) -> None:
         _note_standing(backend, pairs, warm_ups)
@@ -123,10 +126,7 @@ def build(settings: Settings, log_lines: Lines | None = None) -> App:
     exchange = Exchange(
         connections, releases, settings.timeouts, max_answer_bytes=settings.edge.max_answer_bytes, clock=clock
     )
-
-    def may_pair(prefill: Backend, decode: Backend) -> bool:
-        return same_group(prefill, decode) and pairs.usable(prefill.id, decode.id, clock())
-
+    may_pair = _may_pair(pairs, clock)
     rehearsal = Rehearsal(exchange, settings.pairs.warm_up_timeout_s, clock)
     warm_ups = WarmUps(fleet, pairs, rehearsal, may_pair, clock, metrics)
     chooser = Chooser(settings.routing, permits.has_room, rng, may_pair, lambda: pairs.cold)
@@ -170,6 +170,13 @@ def build(settings: Settings, log_lines: Lines | None = None) -> App:
         loop_lag=LoopLag(registry),
         audit=Audit(fleet, permits, connections, releases, warm_ups, registry),
     )
+
+
+def _may_pair(pairs: Pairs, clock: Clock) -> Match:
+    def may_pair(prefill: Backend, decode: Backend) -> bool:
+        return same_group(prefill, decode) and pairs.usable(prefill.id, decode.id, clock())
+
+    return may_pair
 
 
 def _retries(

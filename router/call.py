@@ -7,7 +7,7 @@ prompts. Sending the client's bytes would save less than it costs to look for wh
 the prompt, is serialised once for all legs.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -48,6 +48,8 @@ MAX_NUMBER = 2**63
 """The parser turns larger integers into the nearest double: what an engine got would not be what the client sent."""
 
 
+MAX_SESSION_CHARS = 256
+
 DEFAULT_BOUNDS = JsonBounds()
 
 
@@ -71,13 +73,26 @@ class Trace:
     traceparent: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Blocks:
+    """A prompt as a chain of hashes, each of a block and of all that precedes it; `tokens_each` is estimated.
+
+    Two prompts that begin alike have the same hashes up to the block in which they part.
+    """
+
+    hashes: Sequence[int] = field(repr=False)
+    tokens_each: float
+
+
 @dataclass(slots=True, eq=False)
 class Call:
     """One request of a client, validated.
 
-    `prompt_tokens` is an estimate from the text's bytes (exact for token ids). `undisaggregatable` names what in the
-    body forbids splitting it over two engines, or is None. `fields` is the body, parsed; `wire` is the same with the
-    long fields serialised already, for `orjson.dumps`; a stream's asks for its usage.
+    `prompt_tokens` is an estimate from the text's bytes, which `prompt_bytes` counts with what a template adds, or
+    exact (of token ids; `prompt_bytes` is 0). `undisaggregatable` names what in the body forbids splitting it over two
+    engines, or is None. `fields` is the body, parsed; `wire` is the same with the long fields serialised already, for
+    `orjson.dumps`, and a stream's asks for its usage. `session` is what the client calls its conversation, a hint.
+    `blocks` are filled in by routing when it first needs them.
     """
 
     trace: Trace
@@ -90,6 +105,9 @@ class Call:
     undisaggregatable: str | None
     fields: Mapping[str, Any] = field(repr=False)
     wire: Mapping[str, Any] = field(repr=False)
+    prompt_bytes: int = 0
+    session: str | None = None
+    blocks: Blocks | None = field(default=None, repr=False)
 
     @property
     def body(self) -> bytes:
@@ -131,6 +149,8 @@ def understand(api: Api, fields: object, trace: Trace, *, strip_engine_fields: b
         undisaggregatable=next(_obstacles(api, fields, long), None),
         fields=fields,
         wire=_asking_for_usage(fields) | {name: orjson.Fragment(content) for name, content in long.items()},
+        prompt_bytes=_prompt_bytes(api, fields, long),
+        session=_session(fields),
     )
 
 
@@ -205,16 +225,32 @@ def _is_token_ids(prompt: bytes) -> bool:
     return prompt != b"[]" and prompt.translate(None, b"0123456789,") == b"[]"
 
 
+def _session(fields: Mapping[str, Any]) -> str | None:
+    """What the body calls its conversation, from the most to the least specific of the usual fields."""
+    metadata = fields.get("metadata")
+    named = metadata.get("session_id") if isinstance(metadata, dict) else None
+    hints = (named, fields.get("prompt_cache_key"), fields.get("user"))
+    return next((hint for hint in hints if isinstance(hint, str) and 0 < len(hint) <= MAX_SESSION_CHARS), None)
+
+
 def _prompt_tokens(api: Api, fields: Mapping[str, Any], long: Mapping[str, bytes]) -> int:
     if api is Api.COMPLETIONS:
         return _tokens_of_prompt(fields.get("prompt"))
+    return _prompt_bytes(api, fields, long) // BYTES_PER_TOKEN
+
+
+def _prompt_bytes(api: Api, fields: Mapping[str, Any], long: Mapping[str, bytes]) -> int:
+    """Size of a prompt that is one text, with what a template adds to each message; 0 of any other."""
+    if api is Api.COMPLETIONS:
+        prompt = fields.get("prompt")
+        return _text_bytes(prompt) if isinstance(prompt, str) else 0
     messages = fields.get("messages")
     if not isinstance(messages, list):
         return 0
     size_bytes = sum(_text_bytes(m.get("content")) for m in messages if isinstance(m, dict))
     if fields.get("tools"):
         size_bytes += len(long["tools"])
-    return size_bytes // BYTES_PER_TOKEN + TOKENS_PER_MESSAGE * len(messages)
+    return size_bytes + BYTES_PER_TOKEN * TOKENS_PER_MESSAGE * len(messages)
 
 
 def _tokens_of_prompt(prompt: object) -> int:

@@ -41,6 +41,7 @@ commands at a glance:
   pd-router doctor --config pd-router.yaml        can every pair of engines hand over? if not, what to do
   pd-router sim --role decode --port 8201         one simulated engine
   pd-router bench load http://127.0.0.1:8000      load a running gateway, check every answer
+  pd-router bench replay --trace FILE             what the routing would make of these requests
 
 `pd-router COMMAND --help` explains one. Settings: flags, then PD_ROUTER_* variables, then the file, then defaults.
 exit codes: 0 clean stop, 2 bad usage or settings, 1 anything else
@@ -99,9 +100,11 @@ BENCH_EPILOG = """\
 examples:
   pd-router bench load http://127.0.0.1:8000 --streams 32 --requests 500
   pd-router bench load http://127.0.0.1:8000 --rate 20 --json
+  pd-router bench replay --trace trace.jsonl --prefill 4 --decode 4
 
-Every answer is checked: events, finish reason, [DONE], and the engine's own count of tokens. For a comparison with
-other routers: make bench.
+load checks every answer: events, finish reason, [DONE], and the engine's own count of tokens. replay needs no gateway:
+it takes a trace through the same routing over simulated engines, in virtual time. For a comparison with other routers:
+make bench.
 """
 
 
@@ -133,7 +136,7 @@ def parser() -> argparse.ArgumentParser:
     _add_run(_add_command(commands, "run", _run, "run the gateway and a simulated fleet, to try it", RUN_EPILOG))
     _add_check(_add_command(commands, "check", _check, "validate settings, print what they come to", CHECK_EPILOG))
     _add_doctor(_add_command(commands, "doctor", _doctor, "try every pair of engines of a live fleet", DOCTOR_EPILOG))
-    bench.add_arguments(_add_command(commands, "bench", bench.run, "load a gateway, check every answer", BENCH_EPILOG))
+    bench.add_arguments(_add_command(commands, "bench", bench.run, "load a gateway, or replay a trace", BENCH_EPILOG))
     sim.add_arguments(_add_command(commands, "sim", sim.run, "run one simulated engine", SIM_EPILOG))
     return root
 

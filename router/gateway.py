@@ -3,6 +3,7 @@
 import asyncio
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 from router.admission.grant import Grant
@@ -18,6 +19,7 @@ from router.json_bounds import JsonBounds, loads
 from router.retries import Retries, Tries
 from router.routing.choose import Chooser
 from router.routing.route import Route, Shortage
+from router.routing.sent import Sent
 from router.settings import Role
 from router.telemetry.events import Clock, Journey, Observer
 
@@ -75,13 +77,19 @@ class Gateway:
         """One try. False when it failed before an answer began and another is due."""
         route = await self._place(call, tries, journey)
         try:
-            with Grant(self.permits, route.decode, route.prefill, call.prompt_tokens) as grant:  # admit, lease
+            with (  # admit, lease
+                Grant(self.permits, route.decode, route.prefill, call.prompt_tokens, route.cached_tokens) as grant,
+                Sent(self.chooser.prefixes, call, route) as sent,
+            ):
                 journey.chosen(route.kind, route.reason, route.decode.id, route.prefill.id if route.prefill else None)
-                legs = Legs(route.decode, route.prefill, grant.settle_prefill)
+                legs = Legs(route.decode, route.prefill, partial(_prefill_over, grant, sent))
                 async with self.exchange.open(call, legs, journey) as opened:
                     grant.answer_began()
+                    sent.answered(0)
                     self.retries.worked(route, journey)
                     await relay(opened, client, journey)
+                    sent.answered(journey.generated_tokens)
+                    self.chooser.learn(call, journey.usage or journey.prefill_usage)
         except EngineFault as fault:
             await self.retries.after(fault, route, tries, journey)
             return False
@@ -93,7 +101,9 @@ class Gateway:
         fields = loads(raw, self.json_bounds)
         if len(raw) > LONG_BODY_BYTES:
             await asyncio.sleep(0)
-        return understand(api, fields, client.trace, strip_engine_fields=self.strip_engine_fields)
+        call = understand(api, fields, client.trace, strip_engine_fields=self.strip_engine_fields)
+        self.chooser.measure(call)
+        return call
 
     async def _place(self, call: Call, tries: Tries, journey: Journey) -> Route:
         """A route with room, to be taken in the same tick; waits in line for one where that may help."""
@@ -134,3 +144,9 @@ class Gateway:
             if not route.saturated:
                 raise Unavailable(f"no {route.pool} engine is available", code=route.reason)
         return route
+
+
+def _prefill_over(grant: Grant, sent: Sent, outcome: Outcome) -> None:
+    """Who is to hear how a prefill leg ended."""
+    grant.settle_prefill(outcome)
+    sent.prefill_over(outcome)

@@ -93,7 +93,7 @@ Port = Annotated[int, Field(ge=0, le=65535)]
 TakenPort = Annotated[int, Field(ge=1, le=65535)]
 Seconds = Annotated[float, Field(gt=0, le=86400)]
 Mode = Literal["auto", "local", "disaggregated"]
-PolicyName = Literal["round_robin", "least_loaded", "power_of_two"]
+PolicyName = Literal["round_robin", "least_loaded", "power_of_two", "session", "prefix_aware"]
 
 
 class Section(BaseModel):
@@ -237,12 +237,22 @@ class Routing(Section):
     mode: Mode = Field(
         "auto", description="`auto` applies the rule; `local` and `disaggregated` force one way where it is possible."
     )
-    prefill_policy: PolicyName = Field("least_loaded", description="Exact accounting beats sampling in one gateway.")
+    prefill_policy: PolicyName = Field(
+        "prefix_aware", description="What an engine holds of a prompt against what it has to do; see routing.md."
+    )
     decode_policy: PolicyName = Field(
-        "least_loaded", description="As prefill_policy, for decode and aggregated engines."
+        "prefix_aware", description="As prefill_policy, for decode and aggregated engines."
     )
     min_novel_tokens: int = Field(
-        512, ge=0, description="Prompts shorter than this stay on decode: the hand-over would cost more than it saves."
+        512,
+        ge=0,
+        description="Prompts with fewer tokens that decode has not cached stay there: handing over would cost more.",
+    )
+    min_novel_ratio: float = Field(
+        0.3, ge=0, le=1, description="So do those of which a smaller part is new, up to max_local_tokens."
+    )
+    max_local_tokens: int = Field(
+        2048, ge=1, description="So many new tokens are computed by prefill whatever their part: 55 ms of an H200."
     )
     min_concurrency: int = Field(
         10,
@@ -256,6 +266,18 @@ class Routing(Section):
         8192,
         ge=0,
         description="Prompt tokens that a decode engine may compute at once in prefill's stead; more stall streams.",
+    )
+    prefill_tokens_per_s: int = Field(
+        20_000, ge=1, description="What one prefill engine computes at its peak: turns tokens in line into seconds."
+    )
+    ttft_slack_s: float = Field(
+        2, ge=0, description="Longest extra wait for an engine that holds the prompt's beginning, or had the session."
+    )
+    engine_cache_tokens: int = Field(
+        400_000, ge=1, description="KV cache of an engine that does not tell its size: 8B in bf16 on 80 GB."
+    )
+    max_index_blocks: int = Field(
+        1_000_000, ge=1, description="Blocks of about 64 tokens that the index keeps, over all engines; 225 MB at most."
     )
     on_prefill_unavailable: Literal["local_if_small", "local", "fail"] = Field(
         "local_if_small",

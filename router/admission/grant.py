@@ -13,16 +13,21 @@ class Grant:
     """Permit and lease on the engine that answers and, for a disaggregated request, on the one that prefills.
 
     A context manager that settles what is still open, by how its block ended. The prefill engine is let go as soon as
-    its leg is over, long before the answer is.
+    its leg is over, long before the answer is. `cached_tokens` are there already on the engine that computes the
+    prompt.
     """
 
-    def __init__(self, permits: Permits, decode: Backend, prefill: Backend | None, prompt_tokens: int) -> None:
+    def __init__(
+        self, permits: Permits, decode: Backend, prefill: Backend | None, prompt_tokens: int, cached_tokens: int = 0
+    ) -> None:
+        novel_tokens = prompt_tokens - cached_tokens
         self._permits = permits
         self._local = prefill is None
-        self._decode = (permits.take(decode, prompt_tokens), decode.lease(prompt_tokens, local=self._local))
+        local_tokens = novel_tokens if self._local else 0
+        self._decode = (permits.take(decode, prompt_tokens), decode.lease(prompt_tokens, local_tokens=local_tokens))
         self._prefill: tuple[Permit, Lease] | None = None
         if prefill is not None:
-            self._prefill = (permits.take(prefill, prompt_tokens), prefill.lease(prompt_tokens))
+            self._prefill = (permits.take(prefill, novel_tokens), prefill.lease(novel_tokens))
 
     def settle_prefill(self, outcome: Outcome) -> None:
         """The prefill leg is over."""

@@ -1,4 +1,4 @@
-"""`pd-router bench load URL`: what is asked, of whom, and how is it told?"""
+"""`pd-router bench load URL`: what is asked, of whom, and how is it told? And the other tools of `bench`."""
 
 import argparse
 import asyncio
@@ -12,6 +12,7 @@ from rich.console import Console
 
 from router.bench.load import Plan, Record
 from router.bench.load import run as run_load
+from router.bench.replay import main as replay
 from router.bench.report import table, tree
 
 CLEAN, FAILED = 0, 1
@@ -22,10 +23,25 @@ class NoModel(Exception):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments of `pd-router bench`."""
+    """Declare the tools of `pd-router bench` and their arguments."""
+    tools = parser.add_subparsers(title="tools", metavar="TOOL", required=True, help="what to run")
+    for name, add, function, purpose in (
+        ("load", _add_load, _run_load, "ask a gateway for streams and check every answer"),
+        ("replay", replay.add_arguments, replay.run, "replay a trace against a simulated fleet, policy by policy"),
+    ):
+        tool = tools.add_parser(name, help=purpose, description=f"{purpose.capitalize()}.", allow_abbrev=False)
+        tool.set_defaults(tool=function)
+        add(tool)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run one of the tools."""
+    return int(args.tool(args))
+
+
+def _add_load(parser: argparse.ArgumentParser) -> None:
     plan = Plan("")
     add = parser.add_argument
-    add("tool", choices=("load",), help="what to run: load asks for streams and checks every answer")
     add("url", metavar="URL", help="the gateway, or an engine: http://host:port")
     loop = parser.add_argument_group("how much at once").add_mutually_exclusive_group()
     loop.add_argument(
@@ -49,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--json", action="store_true", help="print JSON instead of a table")
 
 
-def run(args: argparse.Namespace) -> int:
+def _run_load(args: argparse.Namespace) -> int:
     """Run the load and print its figures; 1 when an answer was wrong."""
     try:
         plan, record = asyncio.run(_load(args))

@@ -57,6 +57,8 @@ class Backend:
         self.load = Load()
         self.models: Mapping[str, ModelCard] = {name: ModelCard(name) for name in settings.models}
         self.kv_peers: KvPeers = {}
+        self.cache_tokens: int | None = None
+        """What its KV cache holds, once it is known."""
 
     def learn(self, identity: Identity) -> None:
         """What the engine tells of itself decides its group, unless one is configured."""
@@ -73,12 +75,12 @@ class Backend:
         """How to speak to it as one of a prefill and decode pair."""
         return PAIRED[self.settings.engine]
 
-    def lease(self, tokens: int, *, local: bool = False) -> Lease:
+    def lease(self, tokens: int, *, local_tokens: int = 0) -> Lease:
         """Count one request of `tokens` prompt tokens against it until the lease is settled.
 
-        `local`: the engine answers, and computes the prompt itself.
+        `local_tokens`: the engine answers, and computes so many of them itself.
         """
-        return Lease(self, tokens, local=local)
+        return Lease(self, tokens, local_tokens=local_tokens)
 
     def describe(self, now: float) -> dict[str, Any]:
         """The facts of `/fleet`."""

@@ -19,11 +19,11 @@ class Lease:
 
     __slots__ = ("_local_tokens", "_tokens", "_trial", "backend", "outcome")
 
-    def __init__(self, backend: "Backend", tokens: int, *, local: bool = False) -> None:
+    def __init__(self, backend: "Backend", tokens: int, *, local_tokens: int = 0) -> None:
         self.backend = backend
         self.outcome: Outcome | None = None
         self._tokens = tokens
-        self._local_tokens = tokens if local else 0
+        self._local_tokens = local_tokens
         backend.load.local_tokens += self._local_tokens
         self._trial = backend.standing.state is State.TRIAL
         backend.standing.on_trial += self._trial

@@ -5,9 +5,11 @@ from dataclasses import dataclass, field
 
 @dataclass(slots=True)
 class Load:
-    """Requests in flight and their prompt tokens (estimated); `ever` counts all requests that there have been.
+    """Requests in flight and their prompt tokens (estimated); on a prefill engine, those that it has to compute.
 
-    `local_tokens` are those of prompts that the engine computes beside its streams, until their answers begin.
+    `ever` counts all requests that there have been.
+
+    `local_tokens` are those that the engine computes beside its streams, until their answers begin.
     """
 
     requests: int = 0

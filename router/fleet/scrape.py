@@ -8,6 +8,7 @@ import asyncio
 import httpx
 
 from router.engines.gauges import read_gauges
+from router.engines.vllm import cache_tokens
 from router.fleet.backend import Backend
 from router.fleet.fleet import Fleet
 from router.settings import Scrapes
@@ -56,6 +57,7 @@ class Scraper:
             return
         if gauges := read_gauges(page):
             backend.progress.note(gauges, self._clock())
+            backend.cache_tokens = backend.cache_tokens or cache_tokens(page)
             backend.unfinished.note(asked_at, gauges.waiting + gauges.running, sent + load.ever - ever)
 
     async def _read(self, backend: Backend) -> None:

@@ -1,7 +1,8 @@
 """Should the prompt be computed on another engine than the answer? The rule, as one pure function.
 
-Two engines pay when the prompt is long enough that computing it would stall the streams of a decode engine for longer
-than handing its KV over takes. Everything that speaks against it has a name, and the names are counted.
+Two engines pay when what is new in the prompt is long enough that computing it would stall the streams of a decode
+engine for longer than handing its KV over takes. What the decode engine has cached already needs neither. Everything
+that speaks against two engines has a name, and the names are counted.
 """
 
 from dataclasses import dataclass
@@ -15,7 +16,10 @@ class Reason(StrEnum):
     """Why a request was disaggregated, or not."""
 
     NOVEL_PROMPT = "novel_prompt"
+    DECODE_BUSY = "decode_busy"
+    ENGINE_REQUIRES = "engine_requires"
     SHORT_PROMPT = "short_prompt"
+    CONTINUATION = "continuation"
     LOW_CONCURRENCY = "low_concurrency"
     NOT_DISAGGREGATABLE = "not_disaggregatable"
     SINGLE_TOKEN = "single_token"  # noqa: S105
@@ -37,7 +41,20 @@ class Pools:
     inflight: int
 
 
-def decide(call: Call, pools: Pools, rules: Routing) -> tuple[bool, Reason]:
+@dataclass(frozen=True, slots=True)
+class Home:
+    """What the rule must know of the engine that would answer.
+
+    It has `cached_tokens` of the prompt, computes `local_tokens` of other prompts beside its streams, and may need
+    another engine for every prompt.
+    """
+
+    cached_tokens: int = 0
+    local_tokens: int = 0
+    decodes_alone: bool = True
+
+
+def decide(call: Call, home: Home, pools: Pools, rules: Routing) -> tuple[bool, Reason]:
     """Whether to disaggregate `call`, and why. What cannot work comes first, then what would not pay."""
     if call.undisaggregatable:
         return False, Reason.NOT_DISAGGREGATABLE
@@ -45,20 +62,45 @@ def decide(call: Call, pools: Pools, rules: Routing) -> tuple[bool, Reason]:
         return False, Reason.SINGLE_TOKEN
     if not pools.decode_usable:
         return False, Reason.DECODE_UNAVAILABLE
+    remote, reason = _wanted(call, home, pools, rules)
+    if remote and not pools.prefill_usable:
+        return False, Reason.PREFILL_UNAVAILABLE
+    if remote and not pools.prefill_room:
+        return False, Reason.PREFILL_SATURATED
+    return remote, reason
+
+
+def is_novel(call: Call, cached_tokens: int, rules: Routing) -> bool:
+    """Whether so much of a prompt is new to an engine that another one should compute it."""
+    novel = call.prompt_tokens - cached_tokens
+    large_part = novel >= rules.min_novel_tokens and novel >= rules.min_novel_ratio * call.prompt_tokens
+    return large_part or novel >= rules.max_local_tokens
+
+
+def _wanted(call: Call, home: Home, pools: Pools, rules: Routing) -> tuple[bool, Reason]:
+    """What would be best if there were a prefill engine."""
+    if not home.decodes_alone:
+        return True, Reason.ENGINE_REQUIRES
     if rules.mode == "local":
         return False, Reason.FORCED_LOCAL
-    if rules.mode == "auto" and (against := _does_not_pay(call, pools, rules)):
-        return False, against
-    if not pools.prefill_usable:
-        return False, Reason.PREFILL_UNAVAILABLE
-    if not pools.prefill_room:
-        return False, Reason.PREFILL_SATURATED
-    return True, Reason.NOVEL_PROMPT
+    against = None if rules.mode == "disaggregated" else _does_not_pay(call, home, pools, rules)
+    if against is None:
+        return True, Reason.NOVEL_PROMPT
+    if pools.prefill_room and _over_budget(call, home, rules):
+        return True, Reason.DECODE_BUSY
+    return False, against
 
 
-def _does_not_pay(call: Call, pools: Pools, rules: Routing) -> Reason | None:
-    if call.prompt_tokens < rules.min_novel_tokens:
-        return Reason.SHORT_PROMPT
-    if pools.inflight < rules.min_concurrency and call.prompt_tokens < rules.long_prompt_tokens:
+def _does_not_pay(call: Call, home: Home, pools: Pools, rules: Routing) -> Reason | None:
+    if not is_novel(call, home.cached_tokens, rules):
+        return Reason.CONTINUATION if is_novel(call, 0, rules) else Reason.SHORT_PROMPT
+    novel = call.prompt_tokens - home.cached_tokens
+    if pools.inflight < rules.min_concurrency and novel < rules.long_prompt_tokens:
         return Reason.LOW_CONCURRENCY
     return None
+
+
+def _over_budget(call: Call, home: Home, rules: Routing) -> bool:
+    """Whether short prompts that come together would stall an engine's streams as a long one does."""
+    novel = call.prompt_tokens - home.cached_tokens
+    return home.local_tokens > 0 and home.local_tokens + novel > rules.local_prefill_budget_tokens

@@ -69,7 +69,7 @@ class Pool(RuleBasedStateMachine):
     def gets_a_request(self, which: int, tokens: int, local: bool) -> None:
         usable = [backend for backend in self.backends if backend.standing.usable]
         if usable:
-            self.leases.append(usable[which % len(usable)].lease(tokens, local=local))
+            self.leases.append(usable[which % len(usable)].lease(tokens, local_tokens=tokens if local else 0))
 
     @precondition(lambda self: self.leases)
     @rule(which=st.integers(0, 50), how=st.sampled_from(["worked", "worked", "failed", "failed", "refused", "nothing"]))

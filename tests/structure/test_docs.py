@@ -23,6 +23,15 @@ def commands() -> dict[str, argparse.ArgumentParser]:
     return next(dict(action.choices) for action in actions if isinstance(action, argparse._SubParsersAction))
 
 
+def actions(command: argparse.ArgumentParser) -> Iterator[argparse.Action]:
+    """What a command and its own subcommands take."""
+    for action in command._actions:
+        yield action
+        if isinstance(action, argparse._SubParsersAction):
+            for below in action.choices.values():
+                yield from actions(below)
+
+
 def test_the_table_of_settings_is_that_of_the_tree() -> None:
     page = PAGE.read_text(encoding="utf-8")
     assert page == written_into(page), "run: .venv/bin/python docs/settings_table.py"
@@ -33,7 +42,7 @@ def test_every_command_and_flag_is_documented() -> None:
     sections = {part.split(":", 1)[0]: part for part in page.split("\n## ")[1:]}
     assert sections.keys() == commands().keys()
     for name, command in commands().items():
-        flags = [flag for action in command._actions for flag in action.option_strings if flag.startswith("--")]
+        flags = [flag for action in actions(command) for flag in action.option_strings if flag.startswith("--")]
         missing = [flag for flag in flags if not re.search(rf"`{flag}[ `]", sections[name]) and flag != "--help"]
         assert name == SIMULATOR or missing == []
 
@@ -41,7 +50,7 @@ def test_every_command_and_flag_is_documented() -> None:
 def test_every_command_teaches() -> None:
     for name, command in commands().items():
         assert name in (command.epilog or ""), f"{name} has no example"
-        silent = [action.dest for action in command._actions if not action.help]
+        silent = [action.dest for action in actions(command) if not action.help]
         assert name == SIMULATOR or silent == []
 
 

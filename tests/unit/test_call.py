@@ -345,3 +345,24 @@ def test_completions_that_may_be_split(fields: dict[str, Any]) -> None:
 def test_streams_are_asked_for_their_usage(fields: dict[str, Any], options: object) -> None:
     call = a_call(**fields)
     assert orjson.loads(call.body).get("stream_options") == options
+
+
+@pytest.mark.parametrize(
+    ("fields", "session"),
+    [
+        ({}, None),
+        ({"user": "ann"}, "ann"),
+        ({"user": "ann", "prompt_cache_key": "k"}, "k"),
+        ({"user": "ann", "prompt_cache_key": "k", "metadata": {"session_id": "s"}}, "s"),
+        ({"user": 7, "prompt_cache_key": "", "metadata": ["s"]}, None),
+        ({"user": "a" * 257}, None),
+    ],
+)
+def test_what_the_body_calls_its_conversation(fields: dict[str, Any], session: str | None) -> None:
+    assert a_call(**fields).session == session
+
+
+def test_the_bytes_of_one_text_are_counted_with_its_template() -> None:
+    assert a_call(messages=[{"role": "user", "content": "abcd"}]).prompt_bytes == 4 + 16
+    assert a_completion(prompt="hé").prompt_bytes == 3
+    assert a_completion(prompt=[1, 2]).prompt_bytes == a_completion(prompt=["a", "b"]).prompt_bytes == 0

@@ -174,7 +174,7 @@ def test_dns_names_that_can_be_looked_up() -> None:
     rules = load(flags={"discovery": {"dns": {**pools, "nameserver": "::1"}}}, environ={}).discovery.dns
     assert rules is not None
     assert [(role, pool.name, pool.port, pool.group) for role, pool in rules.pools.items()] == [
-        (Role.PREFILL, "prefill.internal.", 8200, "default"),
+        (Role.PREFILL, "prefill.internal.", 8200, None),
         (Role.DECODE, "_http._tcp.decode.internal", None, "blue"),
     ]
 

@@ -8,8 +8,11 @@ from router.call import Call
 from router.fleet.backend import Backend
 from router.routing.policies.least_loaded import LeastLoaded
 from router.routing.policies.power_of_two import PowerOfTwo
+from router.routing.policies.prefix_aware import PrefixAware
 from router.routing.policies.round_robin import RoundRobin
-from router.settings import PolicyName
+from router.routing.policies.session import Session
+from router.routing.prefix.prefixes import Prefixes
+from router.settings import PolicyName, Routing
 
 
 class Policy(Protocol):
@@ -19,8 +22,8 @@ class Policy(Protocol):
         """The engine that `call` should go to."""
 
 
-def policy(name: PolicyName, rng: random.Random) -> Policy:
-    """A new policy by its name in the settings."""
+def policy(name: PolicyName, rules: Routing, rng: random.Random, prefixes: Prefixes | None = None) -> Policy:
+    """A new policy by its name in the settings. `prefixes` knows what engines hold."""
     match name:
         case "round_robin":
             return RoundRobin()
@@ -28,3 +31,8 @@ def policy(name: PolicyName, rng: random.Random) -> Policy:
             return LeastLoaded(rng)
         case "power_of_two":
             return PowerOfTwo(rng)
+        case "session":
+            return Session(rules, rng)
+        case "prefix_aware":
+            assert prefixes is not None, "what engines hold is not written down"
+            return PrefixAware(prefixes, rules, rng)

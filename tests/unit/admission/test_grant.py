@@ -53,6 +53,15 @@ def test_a_request_that_one_engine_serves_holds_only_that_one() -> None:
     assert engines.held(engines.decode) == NOTHING
 
 
+def test_what_is_cached_is_no_work_for_the_engine_that_computes_the_prompt() -> None:
+    engines = Engines()
+    with Grant(engines.permits, engines.decode, engines.prefill, 100, cached_tokens=30):
+        assert (engines.prefill.load, engines.decode.load) == (Load(1, 70), Load(1, 100))
+    with Grant(engines.permits, engines.decode, None, 100, cached_tokens=30):
+        assert engines.decode.load == Load(1, 100, 70)
+    assert (engines.held(engines.prefill), engines.held(engines.decode)) == (NOTHING, NOTHING)
+
+
 def test_the_prefill_engine_is_let_go_when_its_leg_is_over() -> None:
     engines = Engines()
     with engines.grant() as grant:

@@ -8,8 +8,11 @@ from hypothesis import strategies as st
 
 from router.call import TOKEN_LIMITS, Api, Call, Trace, parse
 from router.engines.handoff import HandoffState
-from router.engines.vllm import VllmNixl
+from router.engines.vllm import VllmNixl, cache_tokens
 from router.errors import BadAnswer, BadHandoff
+from router.sim.config import SimConfig
+from router.sim.ledger import Gauges
+from router.sim.metrics import Counters, page
 from router.usage import Usage
 from tests.support.builders import a_call, a_completion, a_handoff, a_prefill_answer, a_source, kv_params
 from tests.support.faults import blamed
@@ -192,3 +195,31 @@ def test_what_is_let_go_is_not_kept_by_the_call() -> None:
     call = a_call()
     call.drop_body()
     assert (call.fields, call.body) == ({}, b"{}")
+
+
+# How large its cache is
+
+
+def test_the_size_of_a_cache_is_on_the_metrics_page() -> None:
+    assert cache_tokens(page(SimConfig(block_size_tokens=16, kv_blocks=500), Counters(), Gauges())) == 8000
+
+
+@pytest.mark.parametrize(
+    ("labels", "tokens"),
+    [
+        ('block_size="16",cache_dtype="auto",mamba_block_size="None",num_gpu_blocks="27000"', 432_000),
+        ('mamba_block_size="7",num_gpu_blocks="10",user_specified_block_size="5",block_size="4"', 40),
+        ('block_size="16",num_gpu_blocks="None"', None),
+        ('block_size="16",num_gpu_blocks="0"', None),
+        ('block_size="16",num_gpu_blocks="99999999999999999999"', None),
+        ('num_gpu_blocks="5"', None),
+    ],
+)
+def test_the_labels_that_count(labels: str, tokens: int | None) -> None:
+    other = 'other{block_size="1",num_gpu_blocks="1"} 1'
+    text = f"# TYPE vllm:cache_config_info gauge\nvllm:cache_config_info{{{labels}}} 1.0\n{other}\n"
+    assert cache_tokens(text.encode()) == tokens
+
+
+def test_a_page_that_does_not_tell() -> None:
+    assert cache_tokens(b"") is cache_tokens(b"vllm:num_requests_running 1\n") is None

@@ -49,13 +49,13 @@ def test_a_block_that_settled_before_its_end_keeps_that_outcome() -> None:
 
 def test_a_prompt_that_the_engine_computes_itself_counts_until_the_answer_begins() -> None:
     backend = a_backend()
-    lease = backend.lease(100, local=True)
-    assert backend.load == Load(1, 100, 100)
+    lease = backend.lease(100, local_tokens=80)
+    assert backend.load == Load(1, 100, 80)
     lease.prompt_computed()
     lease.prompt_computed()
     assert backend.load == Load(1, 100, 0)
     lease.settle(Outcome.OK)
-    with backend.lease(100, local=True):
+    with backend.lease(100, local_tokens=80):
         pass
     assert backend.load == Load(0, 0, 0)
 

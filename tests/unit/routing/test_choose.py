@@ -161,11 +161,21 @@ def test_nobody_to_answer_is_a_shortage_of_decode(
     assert shortage(*fleet, full=full) == Shortage(Role.DECODE, saturated=saturated, reason=reason)
 
 
-def test_pairs_form_inside_a_group_even_if_another_groups_decode_is_free() -> None:
+def test_pairs_form_inside_a_group_even_if_another_groups_prefill_is_free() -> None:
     red, blue = a_backend("prefill", 1, group="red", tokens=999), a_backend("prefill", 2, group="blue")
     red_decode, blue_decode = a_backend("decode", 11, group="red"), a_backend("decode", 12, group="blue", requests=9)
     chosen = route(red, blue, red_decode, blue_decode)
-    assert (chosen.prefill, chosen.decode) == (blue, blue_decode)
+    assert (chosen.prefill, chosen.decode) == (red, red_decode)
+
+
+def test_a_group_whose_prefill_engines_are_full_or_gone_is_left_out_where_a_hand_over_is_wanted() -> None:
+    red, blue = a_backend("prefill", 1, group="red"), a_backend("prefill", 2, group="blue")
+    red_decode, blue_decode = a_backend("decode", 11, group="red"), a_backend("decode", 12, group="blue", requests=9)
+    for engines in ((red, blue), (blue,)):
+        chosen = route(*engines, red_decode, blue_decode, full=(red,))
+        assert (chosen.prefill, chosen.decode) == (blue, blue_decode)
+    short = route(red, blue, red_decode, blue_decode, full=(red,), min_novel_tokens=10_000)
+    assert short == Route(RouteKind.LOCAL, red_decode, None, Reason.SHORT_PROMPT)
 
 
 def test_a_prefill_engine_without_a_partner_is_no_prefill_engine() -> None:
@@ -189,8 +199,10 @@ def test_pairs_that_have_met_are_preferred() -> None:
 
 def test_a_prefill_engine_needs_one_partner_that_it_has_met() -> None:
     new, old = a_backend("prefill", 1), a_backend("prefill", 2, tokens=900)
-    chosen = route(new, old, D1, D2, cold=((new, D1),))
-    assert (chosen.prefill, chosen.decode) == (new, D2)
+    busy = a_backend("decode", 13, requests=9)
+    assert route(new, old, busy, D2, cold=((new, busy),)).prefill is new
+    chosen = route(new, old, busy, D2, cold=((new, D2), (old, D2)))
+    assert (chosen.prefill, chosen.decode) == (new, busy)
 
 
 def test_where_nobody_has_met_requests_do_not_wait() -> None:
@@ -215,3 +227,72 @@ def test_each_pool_has_its_own_policy() -> None:
 def test_a_call_that_must_not_be_split_is_not() -> None:
     chosen = route(P1, D1, call=a_call(n=2), mode="disaggregated")
     assert (chosen.kind, chosen.reason) == (RouteKind.LOCAL, Reason.NOT_DISAGGREGATABLE)
+
+
+# What engines hold
+
+
+LOADED: dict[str, Any] = {"prefill_policy": "least_loaded", "decode_policy": "least_loaded"}
+AWARE = {"prefill_policy": "prefix_aware", "decode_policy": "prefix_aware"}
+
+
+def an_aware_chooser(**rules: Any) -> Chooser:
+    routing = Routing(**{"min_concurrency": 0} | AWARE | rules)
+    return Chooser(routing, lambda _, __: True, random.Random(1))
+
+
+def sent_to(chooser: Chooser, call: Call, *engines: Backend) -> None:
+    assert chooser.prefixes is not None
+    for engine in engines:
+        chooser.prefixes.expect(call, engine).confirm()
+
+
+def longer(call: Call, tokens: int) -> Call:
+    """The same prompt and so many tokens more."""
+    return a_call(messages=[*call.fields["messages"], {"role": "user", "content": "more" * tokens}])
+
+
+def test_a_continuation_goes_to_the_decode_engine_that_holds_it_and_stays_there() -> None:
+    chooser, first = an_aware_chooser(), a_call(prompt_tokens=4000)
+    sent_to(chooser, first, D2)
+    chosen = chooser.choose(longer(first, 300), Fleet([P1, D1, D2, A1]).snapshot(MODEL))
+    assert chosen == Route(RouteKind.LOCAL, D2, None, Reason.CONTINUATION, decode_cached_tokens=3972)
+    assert isinstance(chosen, Route)
+    assert chosen.cached_tokens == 3972
+
+
+def test_a_long_one_is_computed_by_the_prefill_engine_that_holds_most() -> None:
+    chooser, first = an_aware_chooser(), a_call(prompt_tokens=4000)
+    sent_to(chooser, first, P2, D2)
+    chosen = chooser.choose(longer(first, 3000), Fleet([P1, P2, D1, D2]).snapshot(MODEL))
+    assert isinstance(chosen, Route)
+    assert (chosen.prefill, chosen.decode, chosen.reason) == (P2, D2, Reason.NOVEL_PROMPT)
+    assert chosen.cached_tokens == chosen.prefill_cached_tokens == chosen.decode_cached_tokens > 3900
+
+
+def test_what_an_aggregated_engine_holds_is_continued_there() -> None:
+    chooser, first = an_aware_chooser(), a_call(prompt_tokens=4000)
+    sent_to(chooser, first, A1)
+    chosen = chooser.choose(longer(first, 300), Fleet([P1, D1, A1]).snapshot(MODEL))
+    assert chosen == Route(RouteKind.AGGREGATED, A1, None, Reason.CONTINUATION, decode_cached_tokens=3972)
+    novel = chooser.choose(longer(first, 3000), Fleet([P1, D1, A1]).snapshot(MODEL))
+    assert isinstance(novel, Route)
+    assert novel.kind is RouteKind.DISAGGREGATED
+
+
+def test_decode_stands_in_for_what_it_does_not_hold_only() -> None:
+    chooser, first = (
+        an_aware_chooser(local_prefill_budget_tokens=1000, max_local_tokens=500),
+        a_call(prompt_tokens=4000),
+    )
+    sent_to(chooser, first, D1)
+    chosen = chooser.choose(longer(first, 700), Fleet([GONE, D1]).snapshot(MODEL))
+    assert isinstance(chosen, Route)
+    assert (chosen.decode, chosen.reason) == (D1, Reason.PREFILL_UNAVAILABLE)
+
+
+def test_nothing_is_hashed_where_no_policy_asks() -> None:
+    chooser = Chooser(Routing(**LOADED), lambda _, __: True, random.Random(1))
+    call = a_call(prompt_tokens=LONG)
+    chooser.choose(call, Fleet([P1, D1]).snapshot(MODEL))
+    assert (chooser.prefixes, call.blocks) == (None, None)

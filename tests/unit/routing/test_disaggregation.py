@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.routing.disaggregation import Pools, Reason, decide
+from router.routing.disaggregation import Home, Pools, Reason, decide
 from router.settings import Routing
 from tests.support.builders import a_call
 
@@ -14,9 +14,15 @@ BUSY = Pools(prefill_usable=True, prefill_room=True, decode_usable=True, infligh
 LONG = 600
 
 
-def verdict(pools: Pools = BUSY, rules: Routing = RULES, *, prompt_tokens: int = LONG, **fields: Any) -> Reason:
-    remote, reason = decide(a_call(prompt_tokens=prompt_tokens, **fields), pools, rules)
-    assert remote is (reason is Reason.NOVEL_PROMPT)
+REMOTE = (Reason.NOVEL_PROMPT, Reason.DECODE_BUSY, Reason.ENGINE_REQUIRES)
+EMPTY = Home()
+
+
+def verdict(
+    pools: Pools = BUSY, rules: Routing = RULES, home: Home = EMPTY, *, prompt_tokens: int = LONG, **fields: Any
+) -> Reason:
+    remote, reason = decide(a_call(prompt_tokens=prompt_tokens, **fields), home, pools, rules)
+    assert remote is (reason in REMOTE)
     return reason
 
 
@@ -40,6 +46,53 @@ def test_a_prompt_shorter_than_the_threshold_stays(tokens: int, reason: Reason) 
 )
 def test_a_quiet_fleet_stalls_nobody_unless_the_prompt_is_very_long(inflight: int, tokens: int, reason: Reason) -> None:
     assert verdict(replace(BUSY, inflight=inflight), prompt_tokens=tokens) is reason
+
+
+@pytest.mark.parametrize(
+    ("prompt", "cached", "reason"),
+    [
+        (1200, 0, Reason.NOVEL_PROMPT),
+        (1200, 688, Reason.NOVEL_PROMPT),
+        (1200, 689, Reason.CONTINUATION),  # 511 new tokens
+        (3000, 2100, Reason.NOVEL_PROMPT),
+        (3000, 2101, Reason.CONTINUATION),  # less than 0.3 of it
+        (9000, 6953, Reason.CONTINUATION),
+        (9000, 6952, Reason.NOVEL_PROMPT),  # 2048 new tokens, whatever their part
+        (9000, 9000, Reason.CONTINUATION),
+        (500, 400, Reason.SHORT_PROMPT),
+    ],
+)
+def test_only_what_decode_has_not_cached_counts(prompt: int, cached: int, reason: Reason) -> None:
+    assert verdict(home=Home(cached), prompt_tokens=prompt) is reason
+
+
+def test_a_continuation_is_one_in_a_quiet_fleet_too() -> None:
+    quiet = replace(BUSY, inflight=0)
+    assert verdict(quiet, home=Home(8500), prompt_tokens=9000) is Reason.CONTINUATION
+    assert verdict(quiet, home=Home(809), prompt_tokens=9000) is Reason.LOW_CONCURRENCY
+    assert verdict(quiet, home=Home(808), prompt_tokens=9000) is Reason.NOVEL_PROMPT
+
+
+def test_short_prompts_that_come_together_stall_streams_as_well() -> None:
+    at_limit = Home(local_tokens=8192 - 400)
+    assert verdict(home=at_limit, prompt_tokens=400) is Reason.SHORT_PROMPT
+    assert verdict(home=at_limit, prompt_tokens=401) is Reason.DECODE_BUSY
+    assert verdict(home=Home(8600, 8192 - 400), prompt_tokens=9000) is Reason.CONTINUATION
+    assert verdict(home=Home(8599, 8192 - 400), prompt_tokens=9000) is Reason.DECODE_BUSY
+    assert verdict(replace(BUSY, prefill_room=False), home=at_limit, prompt_tokens=401) is Reason.SHORT_PROMPT
+
+
+def test_the_budget_is_for_what_comes_together() -> None:
+    rules = Routing(min_novel_tokens=512, local_prefill_budget_tokens=100)
+    assert verdict(rules=rules, prompt_tokens=400) is Reason.SHORT_PROMPT
+
+
+def test_an_engine_that_cannot_compute_prompts_needs_another() -> None:
+    needy = Home(9000, decodes_alone=False)
+    for rules in (RULES, Routing(mode="local")):
+        assert verdict(home=needy, rules=rules, prompt_tokens=5) is Reason.ENGINE_REQUIRES
+    assert verdict(replace(BUSY, prefill_room=False), home=needy) is Reason.PREFILL_SATURATED
+    assert verdict(home=needy, n=2) is Reason.NOT_DISAGGREGATABLE
 
 
 def test_what_two_engines_would_get_wrong_stays_even_if_forced() -> None:
@@ -71,19 +124,20 @@ def test_forced_to_stay_nothing_is_too_long() -> None:
 
 @given(
     st.builds(Pools, st.booleans(), st.booleans(), st.booleans(), st.integers(0, 20)),
+    st.builds(Home, st.integers(0, 9000), st.integers(0, 9000), st.booleans()),
     st.sampled_from(["auto", "local", "disaggregated"]),
     st.integers(4, 9000),
     st.sampled_from([{}, {"n": 2}, {"max_tokens": 1}, {"max_tokens": None}]),
 )
 def test_two_engines_are_used_only_where_both_can_be(
-    pools: Pools, mode: Any, tokens: int, fields: dict[str, Any]
+    pools: Pools, home: Home, mode: Any, tokens: int, fields: dict[str, Any]
 ) -> None:
     call = a_call(prompt_tokens=tokens, **fields)
-    remote, reason = decide(call, pools, Routing(mode=mode))
-    assert remote is (reason is Reason.NOVEL_PROMPT)
+    remote, reason = decide(call, home, pools, Routing(mode=mode))
+    assert remote is (reason in REMOTE)
     if remote:
         assert pools.decode_usable
         assert pools.prefill_usable
         assert pools.prefill_room
         assert call.undisaggregatable is None
-        assert mode != "local"
+        assert mode != "local" or not home.decodes_alone

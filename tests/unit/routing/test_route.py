@@ -29,3 +29,9 @@ def test_a_shortage_names_the_pool() -> None:
 )
 def test_which_pools_it_draws_on(prefill: Backend | None, reason: str, pools: tuple[Role, ...]) -> None:
     assert Route(RouteKind.LOCAL, a_backend(), prefill, reason).draws_on == pools
+
+
+def test_what_is_cached_is_what_counts_where_the_prompt_is_computed() -> None:
+    both = Route(RouteKind.DISAGGREGATED, a_backend(), a_backend("prefill"), "novel_prompt", 10, 20)
+    alone = Route(RouteKind.LOCAL, a_backend(), None, "continuation", 10)
+    assert (both.cached_tokens, alone.cached_tokens) == (20, 10)

@@ -2,7 +2,7 @@ import random
 
 import pytest
 
-from router.routing.policies.least_loaded import LeastLoaded, work
+from router.routing.policies.least_loaded import LeastLoaded, pending_tokens, work
 from router.settings import Role
 from tests.support.builders import a_backend, a_call
 
@@ -48,3 +48,8 @@ def test_an_engine_that_came_back_gets_a_share_of_what_the_others_have() -> None
     for _ in range(210):
         policy.pick(engines, a_call()).lease(10)
     assert [engine.load.requests for engine in engines] == [10, 100, 100]
+
+
+def test_what_is_pending_is_told_in_tokens_to_compute() -> None:
+    assert pending_tokens([a_backend("prefill", requests=3, tokens=900), a_backend("prefill")]) == [900, 0]
+    assert pending_tokens([a_backend("decode", requests=3, tokens=900)]) == [0.2 * (900 + 3 * 500)]

@@ -1,0 +1,133 @@
+"""What do prefixes cost the gateway? `python -m bench.prefixes`: hashing and writing down a long prompt, looking it up,
+one whole decision over 64 engines, and the memory of an index that is full.
+"""
+
+import random
+import sys
+import tracemalloc
+from collections.abc import Callable, Iterator, Sequence
+from timeit import repeat
+
+from router.call import Api, Blocks, Call, Trace, understand
+from router.fleet.backend import Backend
+from router.fleet.fleet import Fleet
+from router.routing.choose import Chooser
+from router.routing.prefix.index import PrefixIndex
+from router.routing.prefix.prefixes import Prefixes
+from router.settings import BackendSettings, Probes, Role, Routing
+
+MODEL = "m"
+LONG_TOKENS = 100_000
+ENGINES = 64
+CACHE_TOKENS = 400_000
+ROUNDS = 100
+
+
+def main() -> int:
+    """Measure and print a Markdown table."""
+    print("| what | |\n|---|---|")
+    for what, value in (*_of_one_prompt(), *_of_decisions(), _memory()):
+        print(f"| {what} | {value} |")
+    return 0
+
+
+def microseconds(work: Callable[[], object], number: int = 3) -> str:
+    """The best of many short rounds: what the machine does beside it only adds."""
+    return f"{min(repeat(work, number=number, repeat=ROUNDS)) / number * 1e6:.0f} us"
+
+
+def _call(tokens: int, seed: int = 0) -> Call:
+    text = random.Random(seed).randbytes(tokens * 2).hex()
+    fields = {"model": MODEL, "messages": [{"role": "user", "content": text}]}
+    return understand(Api.CHAT, fields, Trace("bench"))
+
+
+def _engines(prefill: int, decode: int) -> list[Backend]:
+    roles = [Role.PREFILL] * prefill + [Role.DECODE] * decode
+    engines = [
+        Backend(BackendSettings(url=f"http://e{number}:1", role=role, models=(MODEL,)), Probes(), now=0.0)
+        for number, role in enumerate(roles)
+    ]
+    for engine in engines:
+        engine.standing.good_probe(0.0)
+    return engines
+
+
+def _of_one_prompt() -> Iterator[tuple[str, str]]:
+    prefixes, call, (engine,) = Prefixes(PrefixIndex(10**9, 10**9)), _call(LONG_TOKENS), _engines(0, 1)
+
+    def hash_again() -> None:
+        call.blocks = None
+        prefixes.blocks(call)
+
+    yield (
+        f"hashing a prompt of {LONG_TOKENS:,} tokens ({len(prefixes.blocks(call).hashes):,} blocks)",
+        microseconds(hash_again),
+    )
+
+    def write_new() -> None:
+        prefixes.index.drop(engine)
+        prefixes.expect(call, engine)
+
+    yield "writing it down where it is new, and dropping it again", microseconds(write_new)
+    yield "writing it down where it is known", microseconds(lambda: prefixes.expect(call, engine))
+    longer = Blocks([*prefixes.blocks(call).hashes, 1, 2, 3], 64)
+    yield "looking it up", microseconds(lambda: prefixes.index.held(longer), 100)
+
+
+def _of_decisions() -> Iterator[tuple[str, str]]:
+    for title, tokens in (
+        ("a new prompt", 8000),
+        (f"one of {LONG_TOKENS:,} tokens that two engines hold", LONG_TOKENS),
+    ):
+        for prefill, decode in ((ENGINES // 2, ENGINES // 2), (ENGINES, ENGINES)):
+            name = f"one decision, {title}, {prefill} prefill + {decode} decode engines"
+            yield name, microseconds(_decision(prefill, decode, tokens), 10)
+
+
+def _decision(prefill: int, decode: int, tokens: int) -> Callable[[], object]:
+    """A choice as the gateway makes it, over engines with some load that all hold a common beginning."""
+    engines, rng = _engines(prefill, decode), random.Random(1)
+    rules = Routing(prefill_policy="prefix_aware", decode_policy="prefix_aware")
+    chooser = Chooser(rules, lambda _, __: True, rng)
+    prefixes = chooser.prefixes
+    assert prefixes is not None
+    call, other = _call(tokens), _call(tokens, seed=1)
+    common, own = prefixes.blocks(call).hashes[:8], prefixes.blocks(call).hashes
+    for engine in engines:
+        engine.load.requests, engine.load.tokens = rng.randint(1, 9), rng.randint(1, 90_000)
+        prefixes.index.expect(engine, Blocks([*common, *prefixes.blocks(other).hashes], 64))
+    for engine in (engines[0], engines[-1]) if tokens == LONG_TOKENS else ():
+        prefixes.index.expect(engine, Blocks(own, 64))
+    snapshot = Fleet(engines).snapshot(MODEL)
+
+    def decide() -> object:
+        prefixes.index.version += 1  # as if something had been sent since: the lookup is part of it
+        return chooser.choose(call, snapshot)
+
+    return decide
+
+
+def _memory() -> tuple[str, str]:
+    """Of an index over full caches, each block on one engine only: the most that it can take."""
+    rng = random.Random(1)
+    engines, blocks = _engines(0, ENGINES), CACHE_TOKENS // 64
+    tracemalloc.start()
+    index = PrefixIndex(CACHE_TOKENS, 10**9)
+    for engine in engines:
+        index.expect(engine, Blocks([rng.getrandbits(64) for _ in range(blocks)], 64))
+    size_bytes, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    what = f"memory for {ENGINES} engines of {CACHE_TOKENS:,} tokens, {len(engines) * blocks:,} blocks"
+    return what, f"{size_bytes / 1e6:.0f} MB, {size_bytes / len(engines) / blocks:.0f} bytes a block"
+
+
+def _prog(argv: Sequence[str]) -> int:
+    if argv:
+        print(__doc__, file=sys.stderr)
+        return 2
+    return main()
+
+
+if __name__ == "__main__":
+    raise SystemExit(_prog(sys.argv[1:]))

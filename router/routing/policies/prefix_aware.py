@@ -1,0 +1,68 @@
+"""The engine that holds the prompt's beginning, unless that means waiting much longer than elsewhere.
+
+Each engine has a cost in tokens: what it has to do, less what it holds of this prompt; and a small part of what it was
+given lately, so that in a quiet fleet, where nobody has anything to do, the few hundred tokens that all prompts share
+do not bring all chats to the engine that had them first, and fill its cache while others' are empty.
+
+Engines that hold nearly as much as the best are preferred, and the cheapest of them is taken: keeping together what
+begins alike is worth more than this one prompt, as every further turn comes back there. The preference ends where it
+costs too much: at `ttft_slack_s` of waiting, at some times of what is held, or where what is held is a small part of
+the prompt. Then the cheapest of all is taken, which holds the prompt from then on. It ends for one prompt at a time,
+never for everybody.
+
+llm-d's affinity filter and token load, and the cost of Dynamo's KV router, are the models.
+"""
+
+import math
+import random
+from collections.abc import Sequence
+
+from router.call import Call
+from router.fleet.backend import Backend
+from router.routing.policies.least_loaded import pending_tokens
+from router.routing.prefix.given import REMEMBERED
+from router.routing.prefix.prefixes import Prefixes
+from router.settings import Routing
+
+NEAR_SHARE = 0.8
+"""Engines with at least this share of the best prefix are as good: what lacks is less than a detour costs."""
+
+WORTH = 16
+"""How often a prefix is expected to be of use where it is: chats have some ten turns."""
+
+MIN_SHARE = 0.25
+"""Of a prompt; a shorter prefix is rather one that all have than the chat's own, and says little of where it lives."""
+
+GIVEN_WORTH = 1 / REMEMBERED
+"""Of what an engine was given lately, as cost: one that was given twice the mean is one average prompt behind."""
+
+
+class PrefixAware:
+    """Longest prefix against token load; ties at random, so that gateways side by side do not all pick the same one."""
+
+    def __init__(self, prefixes: Prefixes, rules: Routing, rng: random.Random) -> None:
+        self._prefixes = prefixes
+        self._slack_tokens = rules.ttft_slack_s * rules.prefill_tokens_per_s
+        self._rng = rng
+
+    def pick(self, candidates: Sequence[Backend], call: Call) -> Backend:
+        """The cheapest of the candidates that hold most, or of all where those cost too much."""
+        held = self._prefixes.held(call)
+        holds = [held.get(engine, 0) for engine in candidates]
+        given_tokens = self._prefixes.index.given.lately(candidates, GIVEN_WORTH)
+        loads = zip(pending_tokens(candidates), given_tokens, holds, strict=True)
+        costs = self._preferred(holds, [pending + given - hold for pending, given, hold in loads], call.prompt_tokens)
+        least = min(costs)
+        chosen = costs.index(least)
+        if costs.count(least) > 1:
+            chosen = self._rng.choice([i for i, cost in enumerate(costs) if cost == least])
+        return candidates[chosen]
+
+    def _preferred(self, holds: list[float], costs: list[float], prompt_tokens: int) -> list[float]:
+        """The costs, infinite for engines that hold too little while there are others that do not cost too much."""
+        best = max(holds)
+        if best < MIN_SHARE * prompt_tokens:
+            return costs
+        enough = NEAR_SHARE * best
+        near = [cost if hold >= enough else math.inf for cost, hold in zip(costs, holds, strict=True)]
+        return near if min(near) - min(costs) <= min(self._slack_tokens, WORTH * best) else costs

@@ -1,0 +1,61 @@
+"""What is there already of a call's prompt, engine by engine? The one thing of this room that others talk to."""
+
+from collections.abc import Callable, Mapping
+
+from router.call import Blocks, Call
+from router.fleet.backend import Backend
+from router.routing.prefix.blocks import blocks
+from router.routing.prefix.index import Expectation, PrefixIndex
+from router.routing.prefix.sizes import TokenSizes
+from router.settings import Routing
+
+Salt = Callable[[Call], bytes]
+
+
+def no_salt(call: Call) -> bytes:
+    """All tenants share what engines hold."""
+    return b""
+
+
+class Prefixes:
+    """The index, asked and told by call. `salt_of` gives what keeps a tenant's prefixes apart."""
+
+    def __init__(self, index: PrefixIndex, sizes: TokenSizes | None = None, salt_of: Salt = no_salt) -> None:
+        self.index = index
+        self.sizes = sizes or TokenSizes()
+        self._salt_of = salt_of
+        self._asked: tuple[Call, int] | None = None
+        self._held: Mapping[Backend, float] = {}
+
+    def blocks(self, call: Call) -> Blocks:
+        """The blocks of a call's prompt, computed when they are first asked for: its body must still be there then."""
+        if call.blocks is None:
+            call.blocks = blocks(call, call.prompt_tokens, self._salt_of(call))
+        return call.blocks
+
+    def held(self, call: Call) -> Mapping[Backend, float]:
+        """Tokens of the prompt by engine, for those that hold any. One lookup serves all that a choice asks."""
+        asked = (call, self.index.version)
+        if asked != self._asked:
+            self._asked, self._held = asked, self.index.held(self.blocks(call))
+        return self._held
+
+    def cached_tokens(self, call: Call, engine: Backend) -> int:
+        """Tokens of the prompt that one engine holds."""
+        return min(call.prompt_tokens, int(self.held(call).get(engine, 0)))
+
+    def expect(self, call: Call, engine: Backend) -> Expectation:
+        """A call is being sent to an engine, which will hold its prompt."""
+        return self.index.expect(engine, self.blocks(call))
+
+    def tokens_after_blocks(self, call: Call, answer_tokens: int) -> float:
+        """What an engine that answered holds after the blocks: the rest of the prompt, and the answer."""
+        made = self.blocks(call)
+        return max(0.0, call.prompt_tokens - len(made.hashes) * made.tokens_each) + answer_tokens
+
+
+def prefixes_for(rules: Routing) -> Prefixes | None:
+    """What the settings ask for: nothing is hashed and kept unless a pool's policy looks at it."""
+    if "prefix_aware" not in (rules.prefill_policy, rules.decode_policy):
+        return None
+    return Prefixes(PrefixIndex(rules.engine_cache_tokens, rules.max_index_blocks))

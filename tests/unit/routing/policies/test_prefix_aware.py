@@ -1,0 +1,161 @@
+import random
+from typing import Any
+
+from router.call import Call
+from router.fleet.backend import Backend
+from router.routing.policies.prefix_aware import PrefixAware
+from router.routing.prefix.given import Given
+from router.routing.prefix.index import PrefixIndex
+from router.routing.prefix.prefixes import Prefixes
+from router.settings import Routing
+from tests.support.builders import a_backend, a_completion
+
+SLACK_TOKENS = 5000
+RULES = Routing(ttft_slack_s=0.5, prefill_tokens_per_s=10_000)
+
+
+def prompt(tokens: int, of: str = "x", more: int = 0) -> Call:
+    return a_completion(prompt=of * 4 * tokens + "more" * more)
+
+
+def engines(count: int = 3, role: str = "prefill", **load: Any) -> list[Backend]:
+    return [a_backend(role, port, **load) for port in range(1, count + 1)]
+
+
+class Routed:
+    """A policy and what it goes by."""
+
+    def __init__(self, seed: int = 1) -> None:
+        self.prefixes = Prefixes(PrefixIndex(1_000_000, 100_000))
+        self.policy = PrefixAware(self.prefixes, RULES, random.Random(seed))
+
+    def sent(self, engine: Backend, call: Call) -> None:
+        self.prefixes.expect(call, engine).confirm()
+
+    def holds(self, engine: Backend, call: Call) -> None:
+        """It was sent there so long ago that it does not count as given lately."""
+        self.sent(engine, call)
+        self.prefixes.index.given = Given()
+
+    def pick(self, candidates: list[Backend], call: Call) -> Backend:
+        return self.policy.pick(candidates, call)
+
+
+def test_the_engine_that_holds_the_prompt_has_it() -> None:
+    routed, (first, second, third) = Routed(), engines()
+    routed.holds(second, prompt(6400))
+    for _ in range(20):
+        assert routed.pick([first, second, third], prompt(6400, more=100)) is second
+
+
+def test_what_nobody_holds_goes_where_least_is_to_do() -> None:
+    routed, (first, second, third) = Routed(), engines(tokens=100)
+    third.load.tokens = 99
+    assert routed.pick([first, second, third], prompt(6400)) is third
+
+
+def test_ties_are_broken_at_random() -> None:
+    first, second, third = engines()
+    third.load.tokens = 1
+    picked = [Routed(seed).pick([first, second, third], prompt(640)) for seed in range(200)]
+    assert 70 <= picked.count(first) <= 130
+    assert third not in picked
+
+
+def test_waiting_longer_than_the_slack_is_not_worth_it() -> None:
+    routed, (first, second) = Routed(), engines(2)
+    routed.holds(first, prompt(6400))
+    first.load.tokens = 6400 + SLACK_TOKENS
+    assert routed.pick([first, second], prompt(6400)) is first
+    first.load.tokens += 1
+    assert routed.pick([first, second], prompt(6400)) is second
+
+
+def test_a_short_prefix_that_all_prompts_share_draws_only_so_many_of_them() -> None:
+    routed, (first, second) = Routed(), engines(2)
+    routed.holds(first, prompt(64))
+    first.load.tokens = 64 + 16 * 64
+    asked = prompt(64, more=190)
+    assert routed.pick([first, second], asked) is first
+    first.load.tokens += 1
+    assert routed.pick([first, second], asked) is second
+
+
+def test_a_prefix_that_is_a_small_part_of_a_prompt_is_worth_its_tokens_only() -> None:
+    routed, (first, second) = Routed(), engines(2)
+    routed.holds(first, prompt(640))
+    first.load.tokens = 641
+    assert routed.pick([first, second], prompt(640, more=1919)) is first
+    assert routed.pick([first, second], prompt(640, more=1921)) is second
+    first.load.tokens = 639
+    assert routed.pick([first, second], prompt(640, more=1921)) is first
+
+
+def test_of_engines_that_hold_nearly_as_much_the_cheapest_is_taken() -> None:
+    routed, (first, second, third) = Routed(), engines()
+    routed.holds(first, prompt(6400))
+    routed.holds(second, prompt(5120))
+    routed.holds(third, prompt(5056))
+    first.load.tokens = 2000
+    assert routed.pick([first, second, third], prompt(6400)) is second
+    second.load.tokens = 2000
+    assert routed.pick([first, second, third], prompt(6400)) is first, "0.79 of the best is not near it"
+
+
+def test_a_hot_prefix_spreads_as_far_as_its_load_needs() -> None:
+    routed, candidates = Routed(), engines(4)
+    for _ in range(40):
+        call = prompt(1280)
+        chosen = routed.pick(candidates, call)
+        routed.sent(chosen, call)
+        chosen.lease(1280)
+    requests = [engine.load.requests for engine in candidates]
+    assert all(requests)
+    assert max(requests) - min(requests) <= 6
+
+
+def test_a_decode_engine_is_full_later_as_streams_wait_for_each_other_less_than_prompts() -> None:
+    routed, (first, second) = Routed(), engines(2, "decode")
+    routed.holds(first, prompt(6400))
+    first.load.requests, first.load.tokens = 10, 5 * (6400 + SLACK_TOKENS) - 5000
+    assert routed.pick([first, second], prompt(6400)) is first
+    first.load.tokens += 5
+    assert routed.pick([first, second], prompt(6400)) is second
+
+
+def test_engines_that_are_no_candidates_do_not_count() -> None:
+    routed, (first, second, third) = Routed(), engines()
+    routed.holds(first, prompt(6400))
+    third.load.tokens = 1
+    assert routed.pick([second, third], prompt(6400)) is second
+
+
+def test_a_prompt_shorter_than_a_block_is_of_no_prefix() -> None:
+    routed, (first, second) = Routed(), engines(2)
+    first.load.tokens = 1
+    assert routed.pick([first, second], a_completion(prompt="hi")) is second
+
+
+# In a quiet fleet
+
+
+def test_what_all_prompts_share_does_not_bring_all_of_them_to_one_engine() -> None:
+    routed, candidates = Routed(), engines(4)
+    chosen = []
+    for number in range(200):
+        call = a_completion(prompt="x" * 2048 + f"{number:04}" * 2048)
+        chosen.append(routed.pick(candidates, call))
+        routed.sent(chosen[-1], call)
+    assert all(40 <= chosen.count(engine) <= 60 for engine in candidates)
+
+
+def test_chats_stay_where_they_are_all_the_same() -> None:
+    routed, candidates = Routed(), engines(4)
+    homes: dict[int, set[Backend]] = {}
+    for turn in range(1, 9):
+        for chat in range(20):
+            call = a_completion(prompt="x" * 2048 + f"{chat:04}" * 512 * turn)
+            engine = routed.pick(candidates, call)
+            routed.sent(engine, call)
+            homes.setdefault(chat, set()).add(engine)
+    assert all(len(engines) == 1 for engines in homes.values())
