@@ -77,7 +77,7 @@ class Call:
 
     `prompt_tokens` is an estimate from the text's bytes (exact for token ids). `undisaggregatable` names what in the
     body forbids splitting it over two engines, or is None. `fields` is the body, parsed; `wire` is the same with the
-    long fields serialised already, for `orjson.dumps`.
+    long fields serialised already, for `orjson.dumps`; a stream's asks for its usage.
     """
 
     trace: Trace
@@ -130,8 +130,18 @@ def understand(api: Api, fields: object, trace: Trace, *, strip_engine_fields: b
         prompt_tokens=_prompt_tokens(api, fields, long),
         undisaggregatable=next(_obstacles(api, fields, long), None),
         fields=fields,
-        wire=fields | {name: orjson.Fragment(content) for name, content in long.items()},
+        wire=_asking_for_usage(fields) | {name: orjson.Fragment(content) for name, content in long.items()},
     )
+
+
+def _asking_for_usage(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The body, of which a stream is asked for its usage: what was computed is known from nothing else."""
+    options = fields.get("stream_options")
+    if not fields.get("stream") or not isinstance(options, dict | None):
+        return dict(fields)
+    if options and options.get("include_usage") is True:
+        return dict(fields)
+    return {**fields, "stream_options": {**(options or {}), "include_usage": True, "continuous_usage_stats": False}}
 
 
 def _check(fields: Mapping[str, Any]) -> None:

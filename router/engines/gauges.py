@@ -8,7 +8,9 @@ import re
 from dataclasses import dataclass
 
 LINE = re.compile(
-    rb"^vllm:(num_requests_waiting|num_requests_running|kv_cache_usage_perc|prompt_tokens_total|generation_tokens_total)"
+    rb"^vllm:(num_requests_waiting|num_requests_running|kv_cache_usage_perc|prompt_tokens_total|generation_tokens_total"
+    rb"|nixl_xfer_time_seconds_sum|nixl_xfer_time_seconds_count|nixl_num_failed_transfers_total"
+    rb"|nixl_num_kv_expired_reqs_total)"
     rb"(?:\{[^\n]*\})? ([0-9.e+-]+)",
     re.MULTILINE,
 )
@@ -16,12 +18,17 @@ LINE = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Gauges:
-    """Requests that wait in the engine and that run, share of its KV blocks in use, tokens computed since its start."""
+    """Requests that wait in the engine and that run, share of its KV blocks in use; since its start: tokens computed,
+    KV transfers with their seconds and failures, and requests whose KV nobody pulled before its lease ended."""
 
     waiting: int
     running: int
     kv_usage_ratio: float
     tokens: float
+    kv_transfer_s: float = 0.0
+    kv_transfers: float = 0.0
+    kv_transfer_failures: float = 0.0
+    kv_expired: float = 0.0
 
 
 def read_gauges(page: bytes) -> Gauges | None:
@@ -35,9 +42,17 @@ def read_gauges(page: bytes) -> Gauges | None:
     if b"generation_tokens_total" not in sums:
         return None
     usage = sums.get(b"kv_cache_usage_perc", [0.0])
+
+    def total(name: bytes) -> float:
+        return sum(sums.get(name, ()))
+
     return Gauges(
-        waiting=int(sum(sums.get(b"num_requests_waiting", ()))),
-        running=int(sum(sums.get(b"num_requests_running", ()))),
+        waiting=int(total(b"num_requests_waiting")),
+        running=int(total(b"num_requests_running")),
         kv_usage_ratio=sum(usage) / len(usage),
-        tokens=sum(sums[b"generation_tokens_total"]) + sum(sums.get(b"prompt_tokens_total", ())),
+        tokens=total(b"generation_tokens_total") + total(b"prompt_tokens_total"),
+        kv_transfer_s=total(b"nixl_xfer_time_seconds_sum"),
+        kv_transfers=total(b"nixl_xfer_time_seconds_count"),
+        kv_transfer_failures=total(b"nixl_num_failed_transfers_total"),
+        kv_expired=total(b"nixl_num_kv_expired_reqs_total"),
     )

@@ -13,6 +13,7 @@ import orjson
 
 from router.call import Call
 from router.errors import BadHandoff
+from router.usage import Usage
 
 MAX_HANDOFF_BYTES = 256 << 10
 """A 128k-token prompt in blocks of 16 tokens lists 8,192 block ids, about 50 KB."""
@@ -37,10 +38,10 @@ class Handoff:
 
     `alive_at` is the latest moment (monotonic seconds) at which that engine was certainly alive before it can have
     finished the prompt: the claim's age counts from there, because an engine that froze after its prefill delivers an
-    expired claim as if it were new. `max_age_s` is a fraction of the engine's lease.
+    expired claim as if it were new. `max_age_s` is a fraction of the engine's lease. `usage` is what prefill computed.
     """
 
-    __slots__ = ("_parameters", "alive_at", "call", "max_age_s", "prefill_cached_tokens", "state")
+    __slots__ = ("_parameters", "alive_at", "call", "max_age_s", "state", "usage")
 
     def __init__(
         self,
@@ -49,13 +50,13 @@ class Handoff:
         *,
         alive_at: float,
         max_age_s: float,
-        prefill_cached_tokens: int | None = None,
+        usage: Usage | None = None,
     ) -> None:
         self.call = call
         self._parameters = parameters
         self.alive_at = alive_at
         self.max_age_s = max_age_s
-        self.prefill_cached_tokens = prefill_cached_tokens
+        self.usage = usage
         self.state = HandoffState.FRESH
 
     def spend(self, call: Call, now: float) -> Mapping[str, Any]:

@@ -14,6 +14,7 @@ from router.engines.dialect import Source
 from router.engines.handoff import Handoff, validated
 from router.engines.plain import Plain
 from router.errors import BadAnswer
+from router.usage import Usage
 
 NO_SUCH_MODEL = "pd-router/release"
 """A name that no engine serves."""
@@ -52,7 +53,7 @@ class VllmNixl(Plain):
             validated(parameters, peers=source.peers, allowed_hosts=source.kv_hosts),
             alive_at=source.alive_at,
             max_age_s=source.max_age_s,
-            prefill_cached_tokens=cached_tokens(content),
+            usage=Usage.of(content),
         )
 
     def decode_body(self, call: Call, handoff: Handoff, now: float) -> bytes:
@@ -62,14 +63,6 @@ class VllmNixl(Plain):
     def release_body(self, handoff: Handoff) -> bytes:
         """A chat request that is refused with 404 after validation, which gives the blocks back."""
         return orjson.dumps({"model": NO_SUCH_MODEL, "messages": [], "kv_transfer_params": handoff.surrender()})
-
-
-def cached_tokens(content: dict[str, Any]) -> int | None:
-    """`usage.prompt_tokens_details.cached_tokens`, where the engine tells it."""
-    usage = content.get("usage")
-    details = usage.get("prompt_tokens_details") if isinstance(usage, dict) else None
-    value = details.get("cached_tokens") if isinstance(details, dict) else None
-    return value if isinstance(value, int) else None
 
 
 def _finish_reason(content: dict[str, Any]) -> object:

@@ -20,14 +20,14 @@ LAST = DONE + END
 
 
 class EventStream:
-    """Reads one stream, as `dialect` speaks. Notes events and their times in `journey`."""
+    """Reads one stream, as `dialect` speaks. Notes events, their times and the usage in `journey`."""
 
-    def __init__(self, dialect: Dialect, journey: Journey, prefill_cached_tokens: int | None) -> None:
+    def __init__(self, dialect: Dialect, journey: Journey, *, shows_usage: bool) -> None:
         self._error_starts = dialect.error_starts
         self._journey = journey
         self._clock = journey.clock
         self._gaps_s = journey.event_gaps_s
-        self._prefill_cached_tokens = prefill_cached_tokens
+        self._shows_usage = shows_usage
         self._rest = b""
         self._last_at: float | None = None
         self.done = False
@@ -44,7 +44,7 @@ class EventStream:
             and data.find(b"\n") == len(data) - 2
             and data.endswith(END)
             and not (self._rest or self.done or last_at is None or data.startswith(self._error_starts))
-            and (self._prefill_cached_tokens is None or rewrite.USAGE not in data)
+            and rewrite.USAGE not in data
         ):
             journey, gaps_s, now = self._journey, self._gaps_s, self._clock()
             self._last_at = now
@@ -66,7 +66,7 @@ class EventStream:
             raise BadAnswer("the stream went on after [DONE]")
         if self._rest or not data.endswith(END) or b'{"error"' in data or b"\n:" in data or b"\r" in data:
             return self._take_apart(data)
-        if data[:1] == b":" or (self._prefill_cached_tokens is not None and rewrite.USAGE in data):
+        if data[:1] == b":" or rewrite.USAGE in data:
             return self._take_apart(data)
         events = data.removesuffix(LAST)
         if DONE in events:
@@ -88,7 +88,8 @@ class EventStream:
             if event == DONE:
                 self.done = True
             elif event and not event.startswith(b":"):
-                out.append(rewrite.event(event, self._prefill_cached_tokens))
+                out.append(rewrite.event(event, self._journey, shows_usage=self._shows_usage))
+        out = [event for event in out if event]
         return self._note(END.join([*out, b""]) if out else b"", len(out))
 
     def _note(self, events: bytes, count: int) -> bytes:

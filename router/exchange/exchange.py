@@ -125,8 +125,8 @@ class Exchange:
     async def _decode(
         self, held: Checkout, call: Call, backend: Backend, handoff: Handoff | None, journey: Journey
     ) -> Opened:
-        cached_tokens = handoff.prefill_cached_tokens if handoff else None
-        stream = EventStream(backend.dialect, journey, cached_tokens) if call.stream else None
+        journey.prefill_usage = handoff.usage if handoff else None
+        stream = EventStream(backend.dialect, journey, shows_usage=call.include_usage) if call.stream else None
         await held.revive()  # before the hand-over is spent: one that was never sent can be given back
         body = self._decode_body(call, backend, handoff, journey)
         answer = await held.exchange(self._head(backend, call, body), body)
@@ -137,7 +137,7 @@ class Exchange:
                 content = await self._first_events(answer, stream, backend)
             else:
                 self._expect(answer, END, self._by(self._timeouts.total_s, call, journey), backend)
-                content = rewrite.answer(await self._content(answer, judge.JSON, backend), cached_tokens)
+                content = rewrite.answer(await self._content(answer, judge.JSON, backend), journey)
         except asyncio.CancelledError:
             if handoff is not None:
                 self._releases.see_off(held.hand_over(), partial(self._first_bytes, answer))

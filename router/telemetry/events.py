@@ -9,6 +9,7 @@ from enum import Enum, StrEnum, auto
 from typing import Protocol
 
 from router.errors import Outcome, RequestError
+from router.usage import Usage
 
 Clock = Callable[[], float]
 
@@ -69,6 +70,8 @@ class Journey:
     events: int = 0
     event_gaps_s: list[float] = field(default_factory=list, repr=False)
     answer_bytes: int = 0
+    prefill_usage: Usage | None = None
+    usage: Usage | None = None
     outcome: Outcome | None = None
     status: int | None = None
     error: RequestError | None = None
@@ -105,6 +108,17 @@ class Journey:
         self.fallback_reason, self.fallback_detail = reason, detail
         self.route = RouteKind.LOCAL
         self._show(Stage.FELL_BACK)
+
+    @property
+    def told_prompt_tokens(self) -> int:
+        """Tokens of the prompt as an engine told them, else as they were estimated."""
+        told = self.usage or self.prefill_usage
+        return told.prompt_tokens if told else self.prompt_tokens
+
+    @property
+    def generated_tokens(self) -> int:
+        """Tokens of the answer as the engine told them, else its events."""
+        return self.usage.generated_tokens if self.usage else self.events
 
     def paced(self) -> None:
         """Enough times between events have come together: they are shown, and forgotten."""

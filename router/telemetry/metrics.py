@@ -4,10 +4,10 @@ Histograms have no engine label: series are engines times buckets otherwise. Tim
 stream and added at its end, see `histogram.py`.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, Counter
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, SummaryMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
@@ -38,6 +38,16 @@ HANDOFF_BUCKETS_S = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
 """From RDMA in one rack to 8k tokens over a slow TCP path (2.3 s measured)."""
 
 
+ENGINES_OWN: Mapping[str, tuple[type[GaugeMetricFamily] | type[CounterMetricFamily], str, str]] = {
+    "waiting": (GaugeMetricFamily, "Requests that wait inside an engine.", "waiting"),
+    "running": (GaugeMetricFamily, "Requests that an engine works on.", "running"),
+    "kv_usage_ratio": (GaugeMetricFamily, "Share of an engine's KV blocks in use.", "kv_usage_ratio"),
+    "kv_transfer_failures": (CounterMetricFamily, "KV transfers that failed.", "kv_transfer_failures"),
+    "kv_expired": (CounterMetricFamily, "Requests whose KV nobody pulled before its lease ended.", "kv_expired"),
+}
+"""Metrics that are read from the engines and shown again, by the field that they are read from."""
+
+
 class Series:
     """A counter's series by label values, looked up in the library once each: a lookup takes three locks and copies."""
 
@@ -45,12 +55,12 @@ class Series:
         self._counter = counter
         self._series: dict[tuple[str, ...], Counter] = {}
 
-    def inc(self, *labels: str) -> None:
-        """One more."""
+    def inc(self, *labels: str, by: float = 1) -> None:
+        """One more, or several."""
         series = self._series.get(labels)
         if series is None:
             series = self._series[labels] = self._counter.labels(*labels)
-        series.inc()
+        series.inc(by)
 
 
 class RequestMetrics:
@@ -73,6 +83,10 @@ class RequestMetrics:
         )
         self._released = counter("kv_released", "Hand-overs given back to the prefill engine early.", ("reason",))
         self._stranded = counter("kv_stranded", "Hand-overs left to the engine's lease.", ("reason",))
+        self._tokens = counter("tokens", "Tokens as engines told them, else estimated.", ("model", "kind"))
+        self._prefix_tokens = counter(
+            "prefix_tokens", "Prompt tokens that engines had already, and that they computed.", ("pool", "kind")
+        )
         self._queue_s = histogram(
             "queue_seconds", "Waits for room in a pool, of requests that had to and got it.", ("pool",), QUEUE_BUCKETS_S
         )
@@ -133,6 +147,8 @@ class RequestMetrics:
         self._requests.inc(journey.model, journey.api, journey.route.value, outcome.value)
         if journey.route is RouteKind.NONE and journey.reason:
             self._decisions.inc(journey.route.value, journey.reason)
+        if journey.committed_at is not None:
+            self._count_tokens(journey)
         labels = (journey.model, journey.route.value)
         if journey.total_s is not None:
             self._request_s.observe(labels, journey.total_s)
@@ -144,6 +160,17 @@ class RequestMetrics:
             self._handoff_s.observe((journey.model,), journey.handoff_s)
         if journey.event_gaps_s:
             self._inter_token_s.observe_all(labels, journey.event_gaps_s)
+
+    def _count_tokens(self, journey: Journey) -> None:
+        self._tokens.inc(journey.model, "prompt", by=journey.told_prompt_tokens)
+        self._tokens.inc(journey.model, "generated", by=journey.generated_tokens)
+        if journey.route is RouteKind.DISAGGREGATED:
+            pool, usage = Role.PREFILL, journey.prefill_usage
+        else:
+            pool, usage = Role.AGGREGATED if journey.route is RouteKind.AGGREGATED else Role.DECODE, journey.usage
+        if usage is not None and usage.cached_tokens is not None:
+            self._prefix_tokens.inc(pool.value, "reused", by=usage.cached_tokens)
+            self._prefix_tokens.inc(pool.value, "computed", by=usage.prompt_tokens - usage.cached_tokens)
 
 
 class FleetMetrics(Collector):
@@ -177,6 +204,7 @@ class FleetMetrics(Collector):
             requests.add_metric(labels, backend.load.requests)
             tokens.add_metric(labels, backend.load.tokens)
         yield from (up, state, requests, tokens)
+        yield from self._engines_own()
         permits = GaugeMetricFamily(f"{PREFIX}_permits", "Permits of a pool's engines.", labels=("pool", "state"))
         for role in Role:
             free, taken = self._permits.of_pool([b for b in self._fleet.backends if b.role is role])
@@ -200,3 +228,19 @@ class FleetMetrics(Collector):
         yield GaugeMetricFamily(
             f"{PREFIX}_ready", "1 while at least one route is usable.", value=float(self._fleet.ready)
         )
+
+    def _engines_own(self) -> Iterator[Metric]:
+        """What engines that show their metrics say of themselves; an engine that begins anew begins at 0."""
+        for name, (kind, text, field) in ENGINES_OWN.items():
+            family = kind(f"{PREFIX}_engine_{name}", text, labels=("pool", "backend"))
+            for backend in self._fleet.backends:
+                if (gauges := backend.progress.gauges) is not None:
+                    family.add_metric((backend.role.value, backend.id), getattr(gauges, field))
+            yield family
+        transfers = SummaryMetricFamily(
+            f"{PREFIX}_engine_kv_transfer_seconds", "KV transfers of an engine.", labels=("pool", "backend")
+        )
+        for backend in self._fleet.backends:
+            if (gauges := backend.progress.gauges) is not None:
+                transfers.add_metric((backend.role.value, backend.id), int(gauges.kv_transfers), gauges.kv_transfer_s)
+        yield transfers

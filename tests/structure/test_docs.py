@@ -47,7 +47,7 @@ def test_every_command_teaches() -> None:
 
 def test_the_metrics_and_labels_are_those_of_the_program() -> None:
     page = (ROOT / "docs/metrics.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| (\w+) \| (counter|gauge|histogram) \| ([\w, -]+?) \|", page, re.MULTILINE)
+    rows = re.findall(r"^\| (\w+) \| (counter|gauge|histogram|summary) \| ([\w, -]+?) \|", page, re.MULTILINE)
     documented = {(f"pd_router_{name}", kind, labels) for name, kind, labels in rows}
     assert documented == set(_metrics(build(Settings()).registry))
 

@@ -23,7 +23,7 @@ LAYERS = (
 )
 """A room imports itself and rooms of lower layers; rooms of one layer know nothing of each other."""
 
-NOUNS = {"call", "deadline", "errors", "json_bounds", "settings", "supervision", "telemetry.events"}
+NOUNS = {"call", "deadline", "errors", "json_bounds", "settings", "supervision", "telemetry.events", "usage"}
 """What every room shares; for imports they are one room."""
 
 TOOLS = {"sim": set[str](), "bench": {"sim", "routing", "fleet", "engines", "admission", "telemetry", "nouns"}}

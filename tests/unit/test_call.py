@@ -322,3 +322,26 @@ def test_chats_that_may_be_split(fields: dict[str, Any]) -> None:
 @pytest.mark.parametrize("fields", [{}, {"prompt": [1, 2, 3]}, {"echo": True}, {"logprobs": 3}])
 def test_completions_that_may_be_split(fields: dict[str, Any]) -> None:
     assert obstacle(a_completion(**fields)) is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "options"),
+    [
+        ({}, None),
+        ({"stream": False, "stream_options": {"a": 1}}, {"a": 1}),
+        ({"stream": True}, {"include_usage": True, "continuous_usage_stats": False}),
+        ({"stream": True, "stream_options": None}, {"include_usage": True, "continuous_usage_stats": False}),
+        (
+            {"stream": True, "stream_options": {"continuous_usage_stats": True, "a": 1}},
+            {"continuous_usage_stats": False, "a": 1, "include_usage": True},
+        ),
+        (
+            {"stream": True, "stream_options": {"include_usage": True, "continuous_usage_stats": True}},
+            {"include_usage": True, "continuous_usage_stats": True},
+        ),
+        ({"stream": True, "stream_options": "x"}, "x"),
+    ],
+)
+def test_streams_are_asked_for_their_usage(fields: dict[str, Any], options: object) -> None:
+    call = a_call(**fields)
+    assert orjson.loads(call.body).get("stream_options") == options

@@ -15,11 +15,16 @@ vllm:prompt_tokens_total{engine="0",model_name="m"} 1.5e+06
 vllm:prompt_tokens_by_source_total{engine="0",model_name="m",source="local_compute"} 7.0
 vllm:generation_tokens_total{engine="0",model_name="m"} 12.0
 vllm:generation_tokens_created{engine="0",model_name="m"} 1.7e+09
+vllm:nixl_xfer_time_seconds_bucket{engine="0",le="0.1",model_name="m"} 3.0
+vllm:nixl_xfer_time_seconds_sum{engine="0",model_name="m"} 0.25
+vllm:nixl_xfer_time_seconds_count{engine="0",model_name="m"} 4.0
+vllm:nixl_num_failed_transfers_total{engine="0",model_name="m"} 1.0
+vllm:nixl_num_kv_expired_reqs_total{engine="0",model_name="m"} 2.0
 """
 
 
 def test_the_lines_that_matter_are_found_and_added_up() -> None:
-    assert read_gauges(PAGE) == Gauges(waiting=2, running=7, kv_usage_ratio=0.5, tokens=1_500_012.0)
+    assert read_gauges(PAGE) == Gauges(2, 7, 0.5, 1_500_012.0, 0.25, 4.0, 1.0, 2.0)
 
 
 def test_a_line_without_labels_counts() -> None:

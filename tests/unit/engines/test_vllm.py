@@ -10,6 +10,7 @@ from router.call import TOKEN_LIMITS, Api, Call, Trace, parse
 from router.engines.handoff import HandoffState
 from router.engines.vllm import VllmNixl
 from router.errors import BadAnswer, BadHandoff
+from router.usage import Usage
 from tests.support.builders import a_call, a_completion, a_handoff, a_prefill_answer, a_source, kv_params
 from tests.support.faults import blamed
 
@@ -78,7 +79,7 @@ def test_the_claim_is_bound_to_its_call_and_ages_with_its_engine() -> None:
     handoff = VLLM.handoff(call, a_prefill_answer(kv_params()), a_source(alive_at=7.0))
     assert handoff is not None
     assert (handoff.call is call, handoff.alive_at, handoff.max_age_s) == (True, 7.0, 10.0)
-    assert (handoff.state, handoff.prefill_cached_tokens) == (HandoffState.FRESH, 96)
+    assert (handoff.state, handoff.usage) == (HandoffState.FRESH, Usage(147, 1, 96))
     assert handoff.spend(call, now=8.0) == kv_params()
 
 
@@ -120,7 +121,7 @@ def test_an_answer_that_is_no_object_is_a_bad_answer(answer: bytes) -> None:
 def test_cached_tokens_are_unknown_where_the_engine_tells_none(usage: object) -> None:
     handoff = VLLM.handoff(a_call(), a_prefill_answer(kv_params(), usage=usage), a_source())
     assert handoff is not None
-    assert handoff.prefill_cached_tokens is None
+    assert handoff.usage is None or handoff.usage.cached_tokens is None
 
 
 # The decode leg

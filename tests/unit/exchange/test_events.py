@@ -9,6 +9,7 @@ from router.engines.plain import Plain
 from router.errors import BadAnswer, EngineError, EngineFault
 from router.exchange.events import MAX_EVENT_BYTES, EventStream
 from router.telemetry.events import Journey
+from router.usage import Usage
 from tests.support.scripted_engine import DONE, event
 
 USAGE = b'data: {"choices":[],"usage":{"prompt_tokens":9,"prompt_tokens_details":{"cached_tokens":9}}}\n\n'
@@ -21,8 +22,10 @@ def journey(clock: Callable[[], float] = lambda: 0.0) -> Journey:
 
 
 def reader(cached_tokens: int | None = None) -> EventStream:
-    """A stream that is about to begin."""
-    return EventStream(Plain(), journey(), cached_tokens)
+    """A stream that is about to begin, of a client that asked for the usage."""
+    of = journey()
+    of.prefill_usage = Usage(9, 1, cached_tokens)
+    return EventStream(Plain(), of, shows_usage=True)
 
 
 def cut(data: bytes, cuts: list[int]) -> list[bytes]:
@@ -125,7 +128,7 @@ def test_comments_do_not_travel() -> None:
 def test_events_and_their_gaps_are_noted() -> None:
     times = itertools.count(10.0, 0.5)
     seen = journey(lambda: next(times))
-    stream = EventStream(Plain(), seen, None)
+    stream = EventStream(Plain(), seen, shows_usage=False)
     for data in (event("a"), event("b") + event("c"), b": ping\n\n", event("d") + DONE):
         stream.take(data)
     assert seen.events == 4

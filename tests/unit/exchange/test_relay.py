@@ -119,7 +119,7 @@ async def test_the_total_time_bounds_a_stream_that_never_ends(protocol: Server) 
 
 @both_ways
 async def test_cached_tokens_of_a_stream_are_those_of_the_prefill_engine(protocol: Server) -> None:
-    usage = b'data: {"choices":[],"usage":{"prompt_tokens_details":{"cached_tokens":9}}}\n\n'
+    usage = b'data: {"choices":[],"usage":{"prompt_tokens":12,"prompt_tokens_details":{"cached_tokens":9}}}\n\n'
     script = says(stream_head(), A, chunk(usage), END)
     async with (
         scripted_engine(says(answer(handover(cached_tokens=3)))) as prefill,

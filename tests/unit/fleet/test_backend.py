@@ -1,3 +1,5 @@
+from dataclasses import asdict
+
 import pytest
 
 from router.engines import PAIRED, PLAIN
@@ -57,12 +59,15 @@ def test_its_line_of_facts() -> None:
     )
 
 
+GAUGES = Gauges(1, 2, 0.5, 900.0)
+
+
 def test_the_facts_of_the_fleet_view() -> None:
     backend = a_backend("prefill", 8100, requests=2, tokens=70, key="secret")
     backend.models = {"m": ModelCard("m", 4096)}
     backend.kv_peers["engine-1"] = ("127.0.0.1", 5600)
     assert backend.describe(now=12.34)["engine_gauges"] is None
-    backend.progress.note(Gauges(1, 2, 0.5, 900.0), 12.0)
+    backend.progress.note(GAUGES, 12.0)
     assert backend.describe(now=12.34) == {
         "id": "127.0.0.1:8100",
         "url": "http://127.0.0.1:8100",
@@ -78,7 +83,7 @@ def test_the_facts_of_the_fleet_view() -> None:
         "inflight_requests": 2,
         "inflight_tokens": 70,
         "local_tokens": 0,
-        "engine_gauges": {"waiting": 1, "running": 2, "kv_usage_ratio": 0.5, "tokens": 900.0},
+        "engine_gauges": asdict(GAUGES),
         "kv_peers": {"engine-1": "127.0.0.1:5600"},
     }
 

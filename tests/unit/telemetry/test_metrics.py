@@ -1,8 +1,10 @@
+import pytest
 from prometheus_client import CollectorRegistry
 
 from router.admission.line import Line
 from router.admission.permits import Permits
 from router.engines import PLAIN
+from router.engines.gauges import Gauges
 from router.errors import Outcome, Unavailable
 from router.exchange.events import EventStream
 from router.fleet.fleet import Fleet
@@ -10,6 +12,7 @@ from router.fleet.pairs import Pairs
 from router.settings import Admission, PairRules, Role
 from router.telemetry.events import GAPS_PER_BATCH, Journey, RouteKind
 from router.telemetry.metrics import FleetMetrics, RequestMetrics
+from router.usage import Usage
 from tests.support.builders import MODEL, a_backend
 
 
@@ -80,7 +83,7 @@ def test_no_gap_of_a_long_stream_is_lost_or_counted_twice() -> None:
     journey = told.journey()
     journey.chosen(RouteKind.LOCAL, "short_prompt", "d:1", None)
     journey.committed()
-    stream = EventStream(PLAIN, journey, None)
+    stream = EventStream(PLAIN, journey, shows_usage=False)
     for _ in range(1 + 2 * GAPS_PER_BATCH + 7):
         stream.take(b'data: {"a":1}\n\n')
     journey.settled(Outcome.OK, 200)
@@ -150,3 +153,64 @@ def test_gauges_are_read_from_the_fleet() -> None:
     assert value("permits", pool="decode", state="free") == 4
     assert value("permits", pool="prefill", state="free") == float("inf")
     assert value("ready") == 1
+
+
+@pytest.mark.parametrize(
+    ("route", "pool", "reused"),
+    [
+        (RouteKind.DISAGGREGATED, "prefill", 40),
+        (RouteKind.LOCAL, "decode", 96),
+        (RouteKind.AGGREGATED, "aggregated", 96),
+    ],
+)
+def test_tokens_are_counted_as_engines_told_them(route: RouteKind, pool: str, reused: int) -> None:
+    told = Told()
+    journey = told.journey()
+    journey.chosen(route, "why", "d:1", "p:1")
+    journey.committed()
+    journey.prefill_usage, journey.usage = Usage(100, 1, 40), Usage(100, 7, 96)
+    journey.events = 5
+    journey.settled(Outcome.OK, 200)
+    assert told.value("tokens_total", model=MODEL, kind="prompt") == 100
+    assert told.value("tokens_total", model=MODEL, kind="generated") == 7
+    assert told.value("prefix_tokens_total", pool=pool, kind="reused") == reused
+    assert told.value("prefix_tokens_total", pool=pool, kind="computed") == 100 - reused
+
+
+def test_tokens_that_no_engine_told_are_estimated_and_those_without_an_answer_not_counted() -> None:
+    told = Told()
+    for committed in (True, False):
+        journey = told.journey()
+        journey.chosen(RouteKind.LOCAL, "why", "d:1", None)
+        journey.prompt_tokens, journey.events = 90, 5
+        if committed:
+            journey.committed()
+        journey.settled(Outcome.UPSTREAM_ERROR, 502)
+    assert told.value("tokens_total", model=MODEL, kind="prompt") == 90
+    assert told.value("tokens_total", model=MODEL, kind="generated") == 5
+    assert told.value("prefix_tokens_total", pool="decode", kind="computed") is None
+
+
+def test_what_engines_say_of_themselves_is_shown_again() -> None:
+    backends = [a_backend("prefill", 1), a_backend("decode", 2)]
+    backends[0].progress.note(Gauges(1, 2, 0.5, 9.0, 0.25, 4.0, 3.0, 7.0), 0.0)
+    registry = CollectorRegistry()
+    fleet = Fleet(backends)
+    line = Line(Admission(), lambda: 0.0)
+    registry.register(FleetMetrics(fleet, Permits(Admission()), line, Pairs(PairRules()), lambda: 0.0))
+    labels = {"pool": "prefill", "backend": "127.0.0.1:1"}
+    values = {
+        name: registry.get_sample_value(f"pd_router_engine_{name}", labels)
+        for name in (
+            "waiting",
+            "running",
+            "kv_usage_ratio",
+            "kv_transfer_seconds_sum",
+            "kv_transfer_seconds_count",
+            "kv_transfer_failures_total",
+            "kv_expired_total",
+        )
+    }
+    assert list(values.values()) == [1, 2, 0.5, 0.25, 4, 3, 7]
+    unknown = {"pool": "decode", "backend": "127.0.0.1:2"}
+    assert registry.get_sample_value("pd_router_engine_waiting", unknown) is None
