@@ -8,6 +8,7 @@ PORT ?= 8000
 OPS_PORT ?= 8001
 ARGS ?=
 ROUNDS ?= 2
+MINUTES ?= 10
 PYTHON ?= python3 python3.14 python3.13 python3.12 python3.11
 UV := uv==0.13.9
 
@@ -26,7 +27,7 @@ done; \
 "$$found" -c 'import ensurepip, venv' 2>/dev/null || { echo "$$found has no venv module; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
 endef
 
-.PHONY: help run run-vllm test test-faults test-vllm check bench lock clean
+.PHONY: help run run-vllm test test-faults soak test-vllm check bench lock clean
 
 help: ## this list
 	@echo "make TARGET [PORT=8000] [OPS_PORT=8001] [ARGS=...] [PYTHON=...] [VENV=.venv]"
@@ -43,6 +44,9 @@ test: $(VENV)/.dev ## unit and integration tests, with the coverage gate; needs 
 
 test-faults: $(VENV)/.dev ## what each fault of an engine costs the clients, as a table
 	@$(python) -m pytest tests/faults $(ARGS)
+
+soak: $(VENV)/.dev ## every kind of fault in turn under load, for MINUTES=10; nothing may be lost, left or grown
+	@$(python) -m tests.soak.soak --minutes $(MINUTES) $(ARGS)
 
 test-vllm: $(VENV)/.dev ## acceptance tests against real vLLM engines
 	@$(python) -m pytest tests/vllm $(ARGS)

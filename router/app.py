@@ -6,10 +6,11 @@ import logging
 import os
 import random
 import signal
+import socket
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import httpx
 from fastapi import FastAPI
@@ -25,9 +26,10 @@ from router.edge.data import DataApp
 from router.edge.guarded import Guards
 from router.edge.operations import operations_app
 from router.edge.operators import Operators
+from router.edge.outbox import Outbox
 from router.edge.readiness import Readiness
 from router.edge.request_ids import RequestIds
-from router.edge.server import Listener, listen, listener, url_of
+from router.edge.server import Listener, inherit, listen, listener, url_of
 from router.errors import InvalidRequest, Leg
 from router.exchange.budget import RetryBudget
 from router.exchange.exchange import Exchange
@@ -45,7 +47,7 @@ from router.gateway import Gateway
 from router.json_bounds import JsonBounds
 from router.retries import Notice, Retries
 from router.routing.choose import Chooser, same_group
-from router.settings import BackendSettings, Ops, Settings, engine_key, operators_token
+from router.settings import BackendSettings, Listen, Ops, Settings, engine_key, operators_token
 from router.supervision import Tasks
 from router.telemetry.audit import Audit
 from router.telemetry.edge import EdgeMetrics
@@ -139,7 +141,7 @@ def build(settings: Settings, log_lines: Lines | None = None) -> App:
     changes = controls(membership, fleet, chooser, _operators(settings.ops), clock)
     edge_metrics, ids = EdgeMetrics(registry), RequestIds()
     bodies = BodyMemory(settings.edge.max_buffered_body_bytes, edge_metrics)
-    data_guards, operations_guards = _guards(settings, edge_metrics, ids)
+    data_guards, operations_guards = _guards(settings, edge_metrics, ids, readiness)
     return App(
         settings=settings,
         fleet=fleet,
@@ -186,15 +188,15 @@ def _operators(ops: Ops) -> Operators:
     return Operators(ops.host, token.get_secret_value() if token else None)
 
 
-def _guards(settings: Settings, metrics: EdgeMetrics, ids: RequestIds) -> tuple[Guards, Guards]:
+def _guards(settings: Settings, metrics: EdgeMetrics, ids: RequestIds, readiness: Readiness) -> tuple[Guards, Guards]:
     """Those of the data and of the operations listener."""
     edge = settings.edge
     connections = edge.max_connections or connections_for(file_limit())
     clients = Census(connections, edge.max_connections_per_address, metrics)
     metrics.read_connections_from(lambda: clients.open)
     operators = Census(OPERATIONS_CONNECTIONS, OPERATIONS_CONNECTIONS, metrics)
-    write_stall_s = settings.timeouts.write_stall_s
-    return Guards(edge, write_stall_s, clients, metrics, ids), Guards(edge, write_stall_s, operators, metrics, ids)
+    of_data = Guards(edge, settings.timeouts.write_stall_s, clients, metrics, ids, lambda: readiness.draining)
+    return of_data, replace(of_data, census=operators, outbox=Outbox())
 
 
 def _backend(settings: Settings, backend: BackendSettings) -> Backend:
@@ -244,7 +246,7 @@ async def running(settings: Settings, log_lines: Lines | None = None) -> AsyncIt
     app = build(settings, log_lines)
     background = Tasks()
     async with AsyncExitStack() as held:
-        data_socket = held.enter_context(listen(settings.listen.host, settings.listen.port))
+        data_socket = held.enter_context(_data_socket(settings.listen))
         ops_socket = held.enter_context(listen(settings.ops.host, settings.ops.port))
         held.callback(app.connections.close)
         held.push_async_callback(app.releases.close)
@@ -271,6 +273,10 @@ async def running(settings: Settings, log_lines: Lines | None = None) -> AsyncIt
                 data.should_exit = True
                 await serving
                 ops.should_exit = True
+
+
+def _data_socket(where: Listen) -> socket.socket:
+    return listen(where.host, where.port) if where.fd is None else inherit(where.fd)
 
 
 def _collect_rarely() -> None:

@@ -46,6 +46,7 @@ examples:
   pd-router serve --prefill http://10.0.0.11:8200 --decode http://10.0.0.21:8201
   pd-router serve --config pd-router.yaml --port 9000
   PD_ROUTER_ROUTING__MODE=local pd-router serve --config pd-router.yaml
+  pd-router serve --config pd-router.yaml --fd 3      with the socket of a systemd unit
 
 SIGTERM and SIGINT drain: new requests go on being taken for drain.drain_accept_s seconds while /readyz says 503, open
 streams get drain.drain_timeout_s seconds to end. Metrics, health and the fleet view are on the operations listener.
@@ -180,7 +181,7 @@ def _add_config(command: argparse.ArgumentParser) -> None:
 
 def _add_listeners(command: argparse.ArgumentParser) -> None:
     listeners = command.add_argument_group("listeners")
-    for name in ("host", "port"):
+    for name in ("host", "port", "fd"):
         _add_setting(listeners, f"--{name}", Listen, name)
     for name in ("host", "port"):
         _add_setting(listeners, f"--ops-{name}", Ops, name)
@@ -232,7 +233,10 @@ def _check(args: argparse.Namespace) -> int:
 
 
 def _listener_flags(args: argparse.Namespace) -> dict[str, object]:
-    return {"listen": _given(host=args.host, port=args.port), "ops": _given(host=args.ops_host, port=args.ops_port)}
+    return {
+        "listen": _given(host=args.host, port=args.port, fd=args.fd),
+        "ops": _given(host=args.ops_host, port=args.ops_port),
+    }
 
 
 def _given(**flags: object) -> dict[str, object]:
@@ -255,6 +259,7 @@ def _until_stopped(
         with asyncio.Runner(loop_factory=make_loop) as runner:
             return runner.run(work)
     except ListenError as error:
-        flag = "--ops-port" if f":{settings.ops.port}:" in str(error) else "--port"
+        listen = "--port" if settings.listen.fd is None else "--fd"
+        flag = "--ops-port" if f":{settings.ops.port}:" in str(error) else listen
         print(f"pd-router: {error}; choose another with {flag}", file=sys.stderr)
         return FAILED

@@ -14,6 +14,7 @@
       Unavailable          503 + Retry-After: no usable engine, or no room
       EngineFault          502: the engine broke its side
         ConnectFailed        no byte was sent, so nothing can have happened there
+          OutOfFiles           the gateway may open no more files; says nothing of the engine
         ConnectionLost       it went away in mid-exchange
         EngineTimeout        504
           OutOfTime            the request's own time was over; says nothing of the engine
@@ -191,6 +192,19 @@ class ConnectFailed(EngineFault):
     """No connection could be made, so no byte was sent."""
 
     reason = "connect_failed"
+
+
+class OutOfFiles(ConnectFailed):
+    """The gateway itself may open no more files, so it could not even try."""
+
+    status = 503
+    type = "service_unavailable"
+    code = "out_of_files"
+    reason = "out_of_files"
+    outcome = Outcome.REJECTED
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail, message="the gateway has no room for more connections")
 
 
 class ConnectionLost(EngineFault):

@@ -8,6 +8,7 @@
                                                               |                                     | 503 nobody's
     decode: a first event that tells of a failure, after a    | again from the start, another pair  | the pair's
     hand-over                                                 |                                     |
+    any: the gateway may open no more files               | as if refused, after a pause        | nobody's
     any: an answer too large, or the request's time over      | is the end                          | nobody's
     an engine's 4xx                                           | is the answer                       | nobody's
 
@@ -28,6 +29,7 @@ from router.errors import (
     EngineTimeout,
     ErrorEvent,
     Leg,
+    OutOfFiles,
     OutOfTime,
     OversizedAnswer,
 )
@@ -95,7 +97,7 @@ class Retries:
         self._judge(fault, route, journey)
         if journey.committed_at is not None or not self._again(fault, route, tries, journey):
             raise fault
-        if not isinstance(fault, LOST):
+        if not isinstance(fault, LOST) or isinstance(fault, OutOfFiles):
             await asyncio.sleep(self.rng.uniform(self.rules.min_pause_s, self.rules.max_pause_s))
 
     def _judge(self, fault: EngineFault, route: Route, journey: Journey) -> None:
@@ -105,6 +107,8 @@ class Retries:
         assert engine is not None
         if route.prefill is not None and self._is_the_pairs(fault, journey):
             self.pairs.failed(route.prefill.id, route.decode.id, now)
+        elif isinstance(fault, OutOfFiles):
+            pass
         elif isinstance(fault, ConnectFailed):
             self._tell(engine, engine.standing.refused(now))
         elif _tells_of_the_engine(fault):

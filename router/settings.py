@@ -75,6 +75,11 @@ class Listen(Section):
 
     host: str = Field("0.0.0.0", description="Address of the data listener; every interface, as in a container.")  # noqa: S104
     port: Port = Field(8000, description="Port of the data listener; 0 takes a free one.")
+    fd: int | None = Field(
+        None,
+        ge=0,
+        description="Listening socket inherited under this number, not host and port; systemd's is 3.",
+    )
 
 
 class Ops(Section):

@@ -98,17 +98,19 @@ class Line:
         return Unavailable(f"no {pool} engine is free", code=f"{pool.value}_saturated", retry_after_s=retry_after_s)
 
     def _in_vain(self, pool: Role, ahead: int, by: float) -> bool:
-        return ahead >= self._rules.queue_size or self._clock() + self._estimate_s(pool, ahead) > by
+        """Places become free at random: that many may well take as long as so many and their root."""
+        places = ahead + 1 + math.sqrt(ahead)
+        return ahead >= self._rules.queue_size or self._clock() + self._estimate_s(pool, places) > by
 
-    def _estimate_s(self, pool: Role, ahead: int) -> float:
-        """How long so many requests take to find room, by how many did of late; 0 while nothing is known."""
+    def _estimate_s(self, pool: Role, places: float) -> float:
+        """How long it takes until so many places are free, by how many were of late; 0 while nothing is known."""
         freed_at = self._freed_at.get(pool)
         now = self._clock()
         while freed_at and freed_at[0] < now - RATE_WINDOW_S:
             freed_at.popleft()
         if not freed_at or len(freed_at) < 2:
             return 0.0
-        return ahead * (now - freed_at[0]) / len(freed_at)
+        return places * (now - freed_at[0]) / len(freed_at)
 
     def _leave(self, model: str, pool: Role, place: Place | None) -> None:
         line = self._lines.get((model, pool))

@@ -18,7 +18,7 @@ RESERVED_FILES = 64
 """Standard streams, listeners, the loop's own, probes and releases."""
 
 SPARE_CONNECTIONS = 64
-"""How many of those over the limit may be open just to be told so; the others are cut without a word."""
+"""How many of those over the limit may be open until they have read so; the others are told and cut at once."""
 
 UNLIMITED_FILES = 1 << 20
 """What is reckoned with where there is no limit."""
@@ -73,7 +73,7 @@ class Census:
 
     @property
     def overrun(self) -> bool:
-        """There is not even room to tell why."""
+        """There is not even room to wait until a client has read why."""
         return self.open > self._max_connections + SPARE_CONNECTIONS
 
     def _refusal(self, reason: str, message: str) -> Unavailable:

@@ -6,6 +6,7 @@ OpenAI shape after the answers to all that was asked before it. After a refusal 
 """
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
@@ -27,6 +28,9 @@ from router.telemetry.events import EdgeObserver
 
 LINGER_S = 2.0
 """How long a client may take to read a refusal before the connection is cut."""
+
+LAST_HEAD_S = 1.0
+"""When the server stops, how long who has just connected may take to ask: the request may be on its way already."""
 
 LINGER_BYTES = 1 << 16
 """How much of what a refused client goes on sending is thrown away; then it is not read any more."""
@@ -58,6 +62,7 @@ class Guards:
     census: Census
     observer: EdgeObserver
     ids: RequestIds
+    draining: Callable[[], bool] = lambda: False
     outbox: Outbox = field(default_factory=Outbox)
 
 
@@ -94,13 +99,15 @@ class GuardedProtocol(HttpToolsProtocol):
         self._deadline = Deadline(self.loop, self._too_slow)
         self._site = site_of(self.client[0]) if self.client else ""
         shed = guards.census.enter(self._site)
-        if guards.census.overrun:
-            transport.abort()
-        elif shed is not None:
-            self._phase = Phase.CLOSING
-            self._say(shed)
-        else:
+        if shed is None:
             self._deadline.set_after(guards.limits.head_timeout_s)
+            return
+        self._phase = Phase.CLOSING
+        self._write_error(shed)
+        if guards.census.overrun:
+            transport.close()  # may reset it, but what has arrived can be read even so
+        else:
+            self.end()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Give back the place."""
@@ -109,9 +116,11 @@ class GuardedProtocol(HttpToolsProtocol):
         self.guards.census.leave(self._site)
 
     def shutdown(self) -> None:
-        """The server stops: who has been told everything is not waited for."""
+        """The server stops: who has been told everything is not waited for, who is about to ask is."""
         if self._lingering:
             self.transport.close()
+        elif self._phase in (Phase.FRESH, Phase.HEAD):
+            self._deadline.set_after(min(LAST_HEAD_S, self.guards.limits.head_timeout_s))
         else:
             super().shutdown()
 
@@ -155,6 +164,8 @@ class GuardedProtocol(HttpToolsProtocol):
             self.expect_100_continue = False
         super().on_headers_complete()
         self.cycle.transport = self._outlet  # type: ignore[assignment]
+        if self.guards.draining():
+            self.cycle.keep_alive = False
         self.headers = []  # trailers come here, and are not headers of the request
 
     def on_body(self, body: bytes) -> None:
@@ -254,12 +265,15 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def _say(self, error: RequestError) -> None:
         """Answer with an error, and close."""
+        self._write_error(error)
+        self.end()
+
+    def _write_error(self, error: RequestError) -> None:
         body = replies.error_body(error)
         more = (*replies.length(body), *replies.CLOSE, *replies.error_headers(error))
         headers = replies.headers(b"application/json", self.guards.ids.new(), more)
         lines = replies.header_lines((*self.server_state.default_headers, *headers))
         self.transport.write(b"%b%b\r\n%b" % (STATUS_LINE[error.status], lines, body))
-        self.end()
 
     # How long it may take
 

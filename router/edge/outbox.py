@@ -7,15 +7,20 @@ the other's code from the processor's caches; first all reads, then all writes t
 import asyncio
 from collections.abc import Callable
 
+FULL_BYTES = 64 << 10
+"""How much may wait; hundreds of tokens. In one round uvloop reads up to 32 times 256 KiB from an engine that floods,
+and only a write tells that the client has fallen behind."""
+
 
 class Outbox:
     """What is to be written in this round, in order; one for all connections of a listener."""
 
-    __slots__ = ("_flush", "_loop", "_waiting")
+    __slots__ = ("_flush", "_loop", "_waiting", "_waiting_bytes")
 
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._waiting: list[tuple[Callable[[bytes], None], bytes]] = []
+        self._waiting_bytes = 0
         self._flush = self.flush
 
     def put(self, loop: asyncio.AbstractEventLoop, write: Callable[[bytes], None], data: bytes) -> None:
@@ -24,10 +29,14 @@ class Outbox:
             self._loop = loop
             loop.call_soon(self._flush)
         self._waiting.append((write, data))
+        self._waiting_bytes += len(data)
+        if self._waiting_bytes > FULL_BYTES:
+            self.flush()
 
     def flush(self) -> None:
         """Write everything now. A write that raises costs no other connection its bytes: the rest goes next."""
         waiting, self._waiting = iter(self._waiting), []
+        self._waiting_bytes = 0
         try:
             for write, data in waiting:
                 write(data)

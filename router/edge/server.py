@@ -16,6 +16,12 @@ from router.edge.protocol import GatewayProtocol
 
 BACKLOG = 4096
 
+UNSENT_BYTES = 64 << 10
+"""What the kernel takes for a client beyond what is on its way. By itself it takes up to 4 MB, and an engine would feel
+a slow client that late."""
+
+TCP = (socket.AF_INET, socket.AF_INET6)
+
 
 class ListenError(Exception):
     """An address that cannot be listened on."""
@@ -50,6 +56,7 @@ def listener(app: Any, guards: Guards, drain_timeout_s: float) -> Listener:  # n
         access_log=False,
         server_header=False,
         proxy_headers=False,
+        backlog=BACKLOG,
         timeout_graceful_shutdown=max(1, round(drain_timeout_s)),
     )
     return Listener(config)
@@ -66,7 +73,28 @@ def listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         listening.close()
         raise ListenError(f"cannot listen on {host}:{port}: {error.strerror or error}") from None
+    return _ready(listening)
+
+
+def inherit(fd: int) -> socket.socket:
+    """A listening socket that was open when the process began. Raises `ListenError` naming the descriptor.
+
+    Its queue of connections is shared with whoever else has it, and outlives this process.
+    """
+    try:
+        listening = socket.socket(fileno=fd)
+    except OSError as error:
+        raise ListenError(f"cannot listen on file descriptor {fd}: {error.strerror or error}") from None
+    if listening.family not in TCP or not listening.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        listening.detach()  # it may be standard error, to which this is going to be told
+        raise ListenError(f"cannot listen on file descriptor {fd}: it is not a listening TCP socket")
+    return _ready(listening)
+
+
+def _ready(listening: socket.socket) -> socket.socket:
+    """A socket whose connections will have its options."""
     listening.setblocking(False)
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
     return listening
 
 

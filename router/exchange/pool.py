@@ -6,10 +6,11 @@ until the block ends: a finished exchange puts it back, anything else closes it,
 """
 
 import asyncio
+import errno
 from typing import Self
 from urllib.parse import urlsplit
 
-from router.errors import ConnectFailed
+from router.errors import ConnectFailed, OutOfFiles
 from router.exchange.answer import Answer
 from router.exchange.connection import EngineConnection, State
 
@@ -73,7 +74,8 @@ class ConnectionPool:
             connection.abort()
             raise ConnectFailed(f"{self._name}: no connection in {self._connect_s:g} s") from None
         except OSError as error:
-            raise ConnectFailed(f"{self._name}: {error.strerror or error}") from None
+            kind = OutOfFiles if error.errno in (errno.EMFILE, errno.ENFILE) else ConnectFailed
+            raise kind(f"{self._name}: {error.strerror or error}") from None
         except asyncio.CancelledError:
             connection.abort()
             raise

@@ -51,6 +51,7 @@ class Standing:
         self._ejection_s = ejection.first_s
         self.on_trial = 0
         self.silent = False
+        self.thawed = 0
         self.share = 1.0
         self.drained = False
         self.state = State.UNKNOWN
@@ -76,7 +77,8 @@ class Standing:
         return False
 
     def woke(self, now: float) -> bool:
-        """A silent engine answered a request of the gateway's own."""
+        """A silent engine answered a request of the gateway's own; what it pulls from now on may have expired."""
+        self.thawed += self.silent
         return self.silent and self._enter(State.TRIAL, "it answers again", now)
 
     def bad_probe(self, why: str, now: float) -> bool:

@@ -196,14 +196,18 @@ class FleetMetrics(Collector):
         state = GaugeMetricFamily(
             f"{PREFIX}_backend_state", "1 for the state that the engine is in.", labels=(*by_backend, "state")
         )
+        thawed = CounterMetricFamily(
+            f"{PREFIX}_backend_thawed", "Times that an engine answered again after it had hung.", labels=by_backend
+        )
         for backend in self._fleet.backends:
+            thawed.add_metric((backend.role.value, backend.id), backend.standing.thawed)
             for name in State:
                 state.add_metric((backend.role.value, backend.id, name.value), float(backend.standing.state is name))
             labels = (backend.role.value, backend.id)
             up.add_metric(labels, float(backend.standing.usable))
             requests.add_metric(labels, backend.load.requests)
             tokens.add_metric(labels, backend.load.tokens)
-        yield from (up, state, requests, tokens)
+        yield from (up, state, thawed, requests, tokens)
         yield from self._engines_own()
         permits = GaugeMetricFamily(f"{PREFIX}_permits", "Permits of a pool's engines.", labels=("pool", "state"))
         for role in Role:

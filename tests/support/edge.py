@@ -32,8 +32,14 @@ def body_memory(max_bytes: int = 1 << 20) -> BodyMemory:
 
 
 def guards(
-    observer: TurnedAway | None = None, *, connections: int = 10, per_address: int | None = None, **limits: Any
+    observer: TurnedAway | None = None,
+    *,
+    connections: int = 10,
+    per_address: int | None = None,
+    draining: bool = False,
+    **limits: Any,
 ) -> Guards:
     """Guards with the default limits; `limits` override those."""
     observer = observer or TurnedAway()
-    return Guards(Edge(**limits), 60.0, Census(connections, per_address, observer), observer, RequestIds())
+    census = Census(connections, per_address, observer)
+    return Guards(Edge(**limits), 60.0, census, observer, RequestIds(), lambda: draining)

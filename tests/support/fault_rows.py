@@ -5,6 +5,7 @@ holds can be looked at.
 """
 
 import asyncio
+import os
 import random
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -23,7 +24,13 @@ from tests.support.fleet import FleetProcess, Site, fleet_process, gateway_over,
 Happening = Callable[[], Awaitable[None] | None]
 
 CLIENTS = 40
+FULL = os.environ.get("FAULTS_FULL") == "1"
 NO_LIMIT = {"prefill_permits": 0, "decode_permits": 0}
+
+
+def scaled(ci: int, full: int) -> int:
+    """How much of something: a little, or all that a row is about, with `FAULTS_FULL=1`."""
+    return full if FULL else ci
 
 
 @dataclass

@@ -6,7 +6,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,15 +104,36 @@ class Engines:
 
 
 @dataclass(frozen=True)
+class Pools:
+    """Several engines of each role, in one run of the kit."""
+
+    prefill: Sequence[Engine]
+    decode: Sequence[Engine]
+    folder: Path
+
+    def signal(self, name: str, signal: str) -> None:
+        """Send KILL, STOP or CONT to an engine, such as prefill-0."""
+        subprocess.run([*ENGINES, "kill", name, signal, "--run-dir", str(self.folder)], check=True)
+
+    def start(self, name: str) -> None:
+        """Start an engine that was killed again, on its ports; returns when it is healthy."""
+        subprocess.run([*ENGINES, "start", name, "--run-dir", str(self.folder)], check=True)
+
+    def at_rest(self) -> bool:
+        """Whether all engines soon run nothing and hold no KV."""
+        return all(engine.at_rest() for engine in (*self.prefill, *self.decode))
+
+
+@dataclass(frozen=True)
 class Gateway:
     """A gateway process."""
 
     url: str
     ops_url: str
 
-    def uses_both(self) -> bool:
-        """Whether it takes both engines of its pair for usable."""
-        return list(self.count("backend_up", "pool").values()) == [1, 1]
+    def uses(self, engines: int) -> bool:
+        """Whether it takes so many engines for usable."""
+        return sum(self.count("backend_up", "pool").values()) >= engines
 
     def count(self, name: str, label: str) -> dict[str, float]:
         """A metric of its own, by one label."""
@@ -158,17 +179,35 @@ def vllm_engines(model: str, folder: Path, *, colocated: int = 0) -> Iterator[En
 
 
 @contextmanager
-def gateway_process(prefill_url: str, decode_url: str, log: Path, **settings: str) -> Iterator[Gateway]:
-    """`pd-router serve` in front of a pair, with both engines in use; told to stop on leaving, and held to status 0."""
+def vllm_pools(folder: Path, *, prefill: int, decode: int, lease_s: int) -> Iterator[Pools]:
+    """Engines with the model tiny on free ports, ended on leaving."""
+    where = ["--run-dir", str(folder)]
+    options = ["--model", "tiny", "--base-port", "0", "--prefill", str(prefill), "--decode", str(decode)]
+    try:
+        argv = [*ENGINES, "up", *where, *options, "--lease-s", str(lease_s)]
+        up = subprocess.run(argv, stdout=subprocess.PIPE, check=True)
+        urls = json.loads(up.stdout)
+        yield Pools([Engine(url) for url in urls["prefill"]], [Engine(url) for url in urls["decode"]], folder)
+    finally:
+        subprocess.run([*ENGINES, "down", *where], check=True)
+
+
+@contextmanager
+def gateway_process(
+    prefill_urls: str | Sequence[str], decode_urls: str | Sequence[str], log: Path, **settings: str
+) -> Iterator[Gateway]:
+    """`pd-router serve` in front of engines, once all are in use; told to stop on leaving, and held to status 0."""
     environ = {name: value for name, value in os.environ.items() if not name.startswith("PD_ROUTER_")}
     settings = {"DRAIN__DRAIN_ACCEPT_S": "0", **EVERY_PROMPT_IS_HANDED_OVER, **settings}
     environ |= {f"PD_ROUTER_{name}": value for name, value in settings.items()}
     argv = [sys.executable, "-m", "router", "serve", "--host", "127.0.0.1", "--port", "0", "--ops-port", "0"]
-    argv += ["--prefill", prefill_url, "--decode", decode_url]
+    pools = {"--prefill": prefill_urls, "--decode": decode_urls}
+    engines = [(flag, url) for flag, of in pools.items() for url in ([of] if isinstance(of, str) else of)]
+    argv += [word for engine in engines for word in engine]
     with log.open("wb") as output:
         process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environ, cwd=ROOT)
     try:
-        yield _ready(process, log)
+        yield _ready(process, log, len(engines))
         process.terminate()
         assert process.wait(20) == 0, log.read_text()
     finally:
@@ -176,12 +215,12 @@ def gateway_process(prefill_url: str, decode_url: str, log: Path, **settings: st
         process.wait()
 
 
-def _ready(process: "subprocess.Popen[bytes]", log: Path) -> Gateway:
-    """The gateway, once it is listening and takes both engines for usable."""
+def _ready(process: "subprocess.Popen[bytes]", log: Path, engines: int) -> Gateway:
+    """The gateway, once it is listening and takes all engines for usable."""
     serving = re.compile(r"data=(\S+) operations=(\S+)")
     assert until(lambda: bool(serving.search(log.read_text())) or process.poll() is not None, 30), log.read_text()
     addresses = serving.search(log.read_text())
     assert addresses, log.read_text()
     gateway = Gateway(addresses[1], addresses[2])
-    assert until(gateway.uses_both, 30), log.read_text()
+    assert until(lambda: gateway.uses(engines), 30), log.read_text()
     return gateway

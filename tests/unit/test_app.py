@@ -1,10 +1,12 @@
 import asyncio
+import os
+import socket
 
 import httpx
 import pytest
 
 from router.app import build, running
-from router.edge.server import ListenError
+from router.edge.server import ListenError, listen, url_of
 from router.settings import Settings
 
 NOWHERE = "http://127.0.0.1:9"
@@ -55,6 +57,23 @@ async def test_nothing_is_left_of_a_gateway_that_ended() -> None:
     assert gateway.app.connections.open == 0
     with pytest.raises(httpx.ConnectError):
         await httpx.AsyncClient().get(gateway.data_url)
+
+
+async def test_a_gateway_serves_on_a_socket_that_it_inherits() -> None:
+    with listen("127.0.0.1", 0) as supervisors:
+        async with running(settings(listen={"fd": os.dup(supervisors.fileno())})) as gateway:
+            assert gateway.data_url == url_of(supervisors)
+            async with httpx.AsyncClient(base_url=gateway.data_url) as client:
+                assert (await client.get("/v1/models")).status_code == 200
+        assert supervisors.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+
+
+async def test_every_answer_closes_its_connection_once_the_gateway_drains() -> None:
+    async with running(settings()) as gateway, httpx.AsyncClient(base_url=gateway.data_url) as client:
+        before = await client.get("/v1/models")
+        gateway.app.readiness.draining = True
+        after = await client.get("/v1/models")
+    assert ("connection" in before.headers, after.headers["connection"]) == (False, "close")
 
 
 async def test_an_address_that_is_taken_leaves_the_other_free() -> None:

@@ -61,7 +61,7 @@ def test_bad_usage_is_2(argv: list[str], served: list[Settings], capsys: pytest.
 def test_flags_become_settings(served: list[Settings]) -> None:
     argv = ["serve", "--prefill", "http://p:1", "--prefill", "http://p:2", "--decode", "http://d:1", "--aggregated"]
     argv += ["http://a:1", "--engine", "vllm-nixl", "--host", "10.0.0.1", "--port", "1", "--ops-host", "10.0.0.2"]
-    assert cli.main([*argv, "--ops-port", "2", "--log-format", "json", "--log-level", "debug"]) == 0
+    assert cli.main([*argv, "--fd", "7", "--ops-port", "2", "--log-format", "json", "--log-level", "debug"]) == 0
     (settings,) = served
     assert [(b.role, b.url, b.engine) for b in settings.backends] == [
         ("prefill", "http://p:1", "vllm-nixl"),
@@ -69,7 +69,7 @@ def test_flags_become_settings(served: list[Settings]) -> None:
         ("decode", "http://d:1", "vllm-nixl"),
         ("aggregated", "http://a:1", "vllm-nixl"),
     ]
-    assert (settings.listen.host, settings.listen.port) == ("10.0.0.1", 1)
+    assert (settings.listen.host, settings.listen.port, settings.listen.fd) == ("10.0.0.1", 1, 7)
     assert (settings.ops.host, settings.ops.port) == ("10.0.0.2", 2)
     assert (settings.log.format, settings.log.level) == ("json", "debug")
 
@@ -116,6 +116,13 @@ def test_a_taken_address_is_1_and_names_the_flag(
     )
 
 
+def test_a_socket_that_cannot_be_inherited_is_1_and_names_the_flag(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([*SERVE, "--fd", "9999"]) == 1
+    assert capsys.readouterr().err == (
+        "pd-router: cannot listen on file descriptor 9999: Bad file descriptor; choose another with --fd\n"
+    )
+
+
 def test_an_interrupt_before_the_gateway_listens_is_1(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(app, "serve", raising(KeyboardInterrupt()))
     assert cli.main(SERVE) == 1
@@ -147,7 +154,7 @@ def test_check_prints_what_the_settings_come_to(tmp_path: Path, capsys: pytest.C
     config.write_text("listen: {port: 9000}\nbackends: [{url: 'http://d:1', role: decode}]\n")
     assert cli.main(["check", "--config", str(config)]) == 0
     printed = capsys.readouterr()
-    assert yaml.safe_load(printed.out)["listen"] == {"host": "0.0.0.0", "port": 9000}
+    assert yaml.safe_load(printed.out)["listen"] == {"host": "0.0.0.0", "port": 9000, "fd": None}
     assert printed.err == ""
     assert cli.main(["check", "--json", "--config", str(config)]) == 0
     answer = json.loads(capsys.readouterr().out)

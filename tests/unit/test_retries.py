@@ -17,6 +17,7 @@ from router.errors import (
     EngineTimeout,
     ErrorEvent,
     Leg,
+    OutOfFiles,
     OutOfTime,
     OversizedAnswer,
 )
@@ -32,6 +33,7 @@ from tests.support.builders import MODEL, a_backend, a_retries
 
 FAULTS = [
     ConnectFailed("x"),
+    OutOfFiles("x"),
     ConnectionLost("x"),
     EngineTimeout("x"),
     EngineError("x"),
@@ -180,6 +182,7 @@ async def fail_often(here: Site, fault: EngineFault, leg: Leg) -> None:
     ("fault", "state"),
     [
         (ConnectFailed("x"), State.DOWN),
+        (OutOfFiles("x"), State.UP),
         (ConnectionLost("x"), State.EJECTED),
         (EngineTimeout("x"), State.EJECTED),
         (EngineError("x"), State.EJECTED),

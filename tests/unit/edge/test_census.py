@@ -45,7 +45,7 @@ def test_everybody_who_left_is_forgotten() -> None:
     assert (census.open, dict(census._by_site)) == (0, {})
 
 
-def test_in_the_end_there_is_not_even_room_to_tell() -> None:
+def test_in_the_end_there_is_not_even_room_to_wait_for_clients_to_read() -> None:
     census = Census(1, 1, TurnedAway())
     for _ in range(1 + SPARE_CONNECTIONS):
         census.enter("a")

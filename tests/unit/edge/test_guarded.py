@@ -79,12 +79,12 @@ async def test_a_place_is_taken_and_given_back(app: App, client: ClientTransport
     assert protocol._deadline._handle is None
 
 
-async def test_without_room_a_client_is_told_and_then_cut_without_a_word(app: App) -> None:
+async def test_without_room_a_client_is_told_and_in_the_end_not_waited_for(app: App) -> None:
     shared = guards(connections=1, per_address=1000)
     transports = [ClientTransport() for _ in range(SPARE_CONNECTIONS + 2)]
     protocols = [connected(app, shared, transport) for transport in transports]
-    assert [statuses(transport) for transport in transports] == [[], *[[503]] * SPARE_CONNECTIONS, []]
-    assert [transports[0].ended, transports[1].half_closed, transports[-1].ended] == ["", True, "aborted"]
+    assert [statuses(transport) for transport in transports] == [[], *[[503]] * (SPARE_CONNECTIONS + 1)]
+    assert [transports[0].ended, transports[1].half_closed, transports[-1].ended] == ["", True, "closed"]
     protocols[1].data_received(GET)
     await settle()
     assert app.seen == []
@@ -250,4 +250,42 @@ async def test_who_was_told_everything_does_not_hold_up_the_end(app: App, client
     assert (statuses(client), client.ended) == ([400], "")
     protocol.shutdown()
     assert client.ended == "closed"
+    protocol.connection_lost(None)
+
+
+@pytest.mark.parametrize("received", [b"", GET[:9]], ids=["nothing", "half a head"])
+async def test_a_request_that_is_on_its_way_when_the_server_stops_is_served(
+    received: bytes, app: App, client: ClientTransport
+) -> None:
+    protocol = connected(app, guards(draining=True), client)
+    if received:
+        protocol.data_received(received)
+    protocol.shutdown()
+    assert protocol._deadline._due == pytest.approx(asyncio.get_running_loop().time() + 1, abs=0.5)
+    protocol.data_received(GET[len(received) :])
+    await settle()
+    assert (statuses(client), client.ended, app.seen) == ([200], "closed", ["/a"])
+    protocol.connection_lost(None)
+
+
+async def test_who_asks_for_nothing_when_the_server_stops_is_not_waited_for(app: App) -> None:
+    fresh, idle = ClientTransport(), ClientTransport()
+    protocols = [connected(app, guards(), transport) for transport in (fresh, idle)]
+    protocols[1].data_received(GET)
+    await settle()
+    for protocol in protocols:
+        protocol.shutdown()
+    assert (fresh.ended, idle.ended) == ("", "closed")
+    protocols[0]._too_slow()
+    assert (fresh.ended, fresh.written) == ("closed", b"")
+    for protocol in protocols:
+        protocol.connection_lost(None)
+
+
+async def test_while_it_drains_every_answer_is_the_last_of_its_connection(app: App, client: ClientTransport) -> None:
+    protocol = connected(app, guards(draining=True), client)
+    protocol.data_received(GET)
+    await settle()
+    assert (statuses(client), client.ended) == ([200], "closed")
+    assert b"connection: close" in client.written
     protocol.connection_lost(None)

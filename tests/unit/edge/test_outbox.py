@@ -1,6 +1,6 @@
 import asyncio
 
-from router.edge.outbox import Outbox
+from router.edge.outbox import FULL_BYTES, Outbox
 
 
 async def test_what_is_put_in_is_written_together_and_in_order() -> None:
@@ -20,6 +20,20 @@ async def test_who_cannot_wait_flushes() -> None:
     assert written == [b"a"]
     await asyncio.sleep(0)
     assert written == [b"a", b"b"]
+
+
+async def test_a_full_box_does_not_wait() -> None:
+    outbox, loop, written = Outbox(), asyncio.get_running_loop(), list[bytes]()
+    flood = bytes(FULL_BYTES // 2)
+    for _ in range(2):
+        outbox.put(loop, written.append, flood)
+    assert written == []
+    outbox.put(loop, written.append, b"a")
+    assert written == [flood, flood, b"a"]
+    outbox.put(loop, written.append, flood)
+    assert len(written) == 3
+    await asyncio.sleep(0)
+    assert len(written) == 4
 
 
 async def test_what_a_write_leads_to_is_written_in_the_next_round() -> None:

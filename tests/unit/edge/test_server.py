@@ -1,11 +1,13 @@
 import asyncio
+import os
 import socket
+from pathlib import Path
 
 import httpx
 import pytest
 
 from router.edge.client import Receive, Scope, Send
-from router.edge.server import Listener, ListenError, listen, listener, url_of
+from router.edge.server import UNSENT_BYTES, Listener, ListenError, inherit, listen, listener, url_of
 from tests.support.edge import guards
 
 
@@ -51,3 +53,39 @@ async def test_two_listeners_share_a_process_and_leave_its_signals_alone() -> No
             served(listener(hello, guards(), 1), first), served(listener(hello, guards(), 1), second)
         )
     assert list(texts) == ["hi", "hi"]
+
+
+async def test_a_socket_that_others_have_too_is_served_on_and_outlives_the_listener() -> None:
+    with listen("127.0.0.1", 0) as supervisors:
+        for _ in range(2):
+            with inherit(os.dup(supervisors.fileno())) as inherited:
+                assert url_of(inherited) == url_of(supervisors)
+                assert await served(listener(hello, guards(), 1), inherited) == "hi"
+
+
+def test_what_is_no_listening_socket_is_refused_and_left_open(tmp_path: Path) -> None:
+    local = socket.socket(socket.AF_UNIX)
+    with socket.socket() as silent, local, (tmp_path / "file").open("w") as file:
+        local.bind(str(tmp_path / "socket"))
+        local.listen()
+        for fd, why in (
+            (silent.fileno(), "it is not a listening TCP socket"),
+            (local.fileno(), "it is not a listening TCP socket"),
+            (file.fileno(), "Socket operation on non-socket"),
+        ):
+            with pytest.raises(ListenError, match=f"cannot listen on file descriptor {fd}: {why}"):
+                inherit(fd)
+            os.fstat(fd)
+    with pytest.raises(ListenError, match="Bad file descriptor"):
+        inherit(fd)
+
+
+def test_little_is_buffered_for_a_client_that_does_not_read() -> None:
+    with listen("127.0.0.1", 0) as own, inherit(os.dup(own.fileno())) as inherited, socket.socket() as client:
+        inherited.setblocking(True)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect(own.getsockname())
+        with inherited.accept()[0] as accepted:
+            accepted.setblocking(False)
+            sent_bytes = accepted.send(bytes(8 << 20))
+    assert UNSENT_BYTES <= sent_bytes < 4 * UNSENT_BYTES

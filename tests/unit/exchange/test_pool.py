@@ -1,11 +1,13 @@
 import asyncio
+import errno
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from unittest.mock import patch
 
 import pytest
 
-from router.errors import ConnectFailed, ConnectionLost
+from router.errors import ConnectFailed, ConnectionLost, OutOfFiles
 from router.exchange.pool import IDLE_EXPIRY_S, ConnectionPool, Connections
 from tests.support.scripted_engine import (
     Connection,
@@ -192,6 +194,16 @@ async def test_a_refused_connect() -> None:
             await ask(pool)
         assert str(caught.value.detail).startswith(f"127.0.0.1:{port}: ")
         assert pool.open == 0
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE])
+async def test_where_no_more_files_may_be_open_the_engine_is_not_at_fault(number: int) -> None:
+    async with scripted_engine(says(OK)) as engine:
+        pool = pool_to(engine)
+        with patch("socket.socket", side_effect=OSError(number, "no files")), pytest.raises(OutOfFiles):
+            await ask(pool)
+        assert (pool.open, await ask(pool)) == (0, b"{}")
+        pool.close()
 
 
 @virtual_time

@@ -178,6 +178,7 @@ def test_an_engine_that_hangs_is_out_sooner_and_only_its_own_answer_brings_it_ba
     assert standing.woke(101.0)
     assert (standing.state, standing.silent, standing.usable) == (State.TRIAL, False, True)
     assert not standing.woke(102.0)
+    assert standing.thawed == 1
 
 
 @pytest.mark.parametrize("between", ["worked", "failed"])
