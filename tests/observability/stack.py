@@ -60,6 +60,7 @@ class Engine:
         options = {"role": self.role, "port": self.port, "side-channel-port": self.side_channel_port, "gpu": "h100"}
         options |= {"lease-s": 3, "kv-load-failure-policy": "fail"}
         flags = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+        flags.append("--enable-prompt-tokens-details")
         self.process = start([sys.executable, "-m", "router", "sim", *flags], self.log)
 
     def kill(self) -> None:
