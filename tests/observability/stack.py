@@ -107,6 +107,14 @@ class Stack:
         values = [float(value) for series in found for _, value in series["values"]]
         return [value for value in values if value == value]  # NaN is not
 
+    def now(self, expr: str) -> float:
+        """The one value that an expression has."""
+        return float(self.prometheus("query", query=expr)["result"][0]["value"][1])
+
+    def operate(self, engine: Engine, action: str) -> None:
+        """Drain an engine, or enable it."""
+        httpx.post(f"{self.ops_url}/fleet/backends/{engine.id}/{action}").raise_for_status()
+
     def firing(self) -> set[tuple[str, str]]:
         """The alerts that fire now: name, and engine or pool if they are about one."""
         alerts = [alert for alert in self.prometheus("alerts")["alerts"] if alert["state"] == "firing"]
@@ -208,7 +216,7 @@ def _gateway(stack: Stack, folder: Path) -> Sequence[str]:
 
 
 def _prometheus(stack: Stack, folder: Path) -> Sequence[str]:
-    binary = shutil.which("prometheus", path=f"{os.environ['PATH']}:{ROOT / 'build/prometheus/usr/bin'}")
+    binary = shutil.which("prometheus", path=f"{ROOT / 'build/prometheus/usr/bin'}:{os.environ['PATH']}")
     assert binary, "there is no prometheus; make test-observability gets it"
     rules = folder / "rules"
     rules.mkdir()
