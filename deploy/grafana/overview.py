@@ -120,7 +120,7 @@ USERS = (
         "Cost of a million generated tokens",
         "currencyUSD",
         "What all engines cost by the hour (the prices on top), over what they generate at this pace. It rises when "
-        "pools idle: scale in; whether they may shrink is in desired_replicas.",
+        "pools idle: a pool whose permits in use stay low may shrink.",
         "Scaling",
         [Query(f"({SPENT}) / ({TOKENS} * 3600) * 1e6", "$ per million tokens")],
     ),

@@ -146,17 +146,6 @@ WORK = (
         "PdRouterKvStranded",
         rate_per_engine("engine_kv_expired_total"),
     ),
-    Panel(
-        "Replicas: wanted and there",
-        "short",
-        "What the gateway would like each pool to have, and what it can use now. Wanted above for long: scale out.",
-        "Scaling",
-        [
-            Query(f"max by (model, pool) (pd_router_desired_replicas{POOL})", "wanted {{pool}} {{model}}"),
-            Query(f"sum by (pool) (min by (pool, backend) (pd_router_backend_up{POOL}))", "there {{pool}}"),
-        ],
-        width=16,
-    ),
 )
 
 

@@ -2,6 +2,7 @@
 
 import time
 
+import httpx
 import pytest
 
 from router.sim.faults import Fault
@@ -18,6 +19,7 @@ LATE_S = 2.5
 
 FIRST_TOKEN = f"""histogram_quantile(0.99,
     sum by (le) (rate(pd_router_ttft_seconds_bucket{{route="disaggregated"}}[{WINDOW}])))"""
+RUNNING, WAITING = ('pd_router_engine_running{{backend="{}"}}', 'pd_router_engine_waiting{{backend="{}"}}')
 USABLE = 'min(pd_router_backend_up{{backend="{}"}})'
 FAILED = 'sum(pd_router_requests_total{outcome=~"upstream_error|timeout"}) or vector(0)'
 
@@ -54,7 +56,12 @@ def test_a_frozen_prefill_engine_from_the_first_sign_to_the_last(stack: Stack) -
     tell(f"/fleet says ejected: {stack.fleet(frozen)['why']}", slow_s + out_s)
     until(lambda: alert in stack.firing(), "the alert to fire", SEEN_WITHIN_S)
     tell(f"firing: {', '.join(sorted(' '.join(one).strip() for one in stack.firing()))}", time.time() - began)
-    assert stack.now(USABLE.format(frozen.id)) == 0
+    assert (stack.now(USABLE.format(frozen.id)), httpx.get(f"{frozen.url}/health").status_code) == (0, 200)
+    running, waiting = (
+        stack.now(f'pd_router_engine_{what}{{backend="{frozen.id}"}}') for what in ("running", "waiting")
+    )
+    tell(f"/health of the engine says 200; running {running:g}, waiting {waiting:g}", time.time() - began)
+    assert waiting > running
     until(lambda: stack.now(FIRST_TOKEN) < LATE_S, "first tokens to be fast again", SEEN_WITHIN_S)
     tell("p99 of first tokens is back, on the other engine", time.time() - began)
 
@@ -64,7 +71,9 @@ def test_a_frozen_prefill_engine_from_the_first_sign_to_the_last(stack: Stack) -
     stack.operate(frozen, "enable")
     restarted = time.time()
     until(lambda: stack.fleet(frozen)["state"] == "up", "the engine to be used again", SEEN_WITHIN_S)
-    tell("drained, restarted, enabled: up again", time.time() - restarted)
+    share = stack.fleet(frozen)["share"]
+    tell(f"drained, restarted, enabled: up again with {share:.0%} of its share", time.time() - restarted)
+    assert share < 1
     until(lambda: alert not in stack.firing(), "the alert to clear", SEEN_WITHIN_S)
     tell("the alert is cleared", time.time() - restarted)
     assert stack.now(FAILED) == failed, "no client was told of it"
