@@ -1,5 +1,6 @@
 """What do all dashboards have in common? Their variables, links, and rows of panels."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 
 from grafana_foundation_sdk.builders import dashboard
@@ -31,16 +32,17 @@ def board(uid: str, title: str, about: str, variables: Sequence[Variable], rows:
         made = made.with_variable(variable)
     for link in _links():
         made = made.link(link)
+    ids = itertools.count(1)
     for name, panels in rows.items():
-        made = made.with_row(dashboard.Row(name))
+        made = made.with_row(dashboard.Row(name).id(next(ids)))
         for panel in panels:
-            made = made.with_panel(panel.build())
+            made = made.with_panel(panel.build().id(next(ids)))
     return made
 
 
 def _links() -> Sequence[dashboard.DashboardLink]:
     others = dashboard.DashboardLink("Dashboards").type(DashboardLinkType.DASHBOARDS).tags([TAG])
-    runbook = dashboard.DashboardLink("Runbook").type(DashboardLinkType.LINK).url("${runbook}").icon("doc")
+    runbook = dashboard.DashboardLink("Runbook").type(DashboardLinkType.LINK).url("${runbook:raw}").icon("doc")
     return others.as_dropdown(True).include_vars(True).keep_time(True), runbook.target_blank(True)
 
 

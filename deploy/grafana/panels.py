@@ -1,5 +1,6 @@
 """What does a panel look like? One style for all: what to do as its description, a link to the runbook."""
 
+import string
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -57,8 +58,9 @@ class Panel:
         panel = self._number() if self.kind == "number" else self._lines()
         panel = panel.title(self.title).description(self.about).unit(self.unit).datasource(DATASOURCE).span(self.width)
         panel = panel.links([_runbook(self.runbook)]).min(0).thresholds(self._thresholds())
-        for query in self.queries:
-            panel = panel.with_target(prometheus.Dataquery().expr(query.expr).legend_format(query.legend).range())
+        for name, query in zip(string.ascii_uppercase, self.queries, strict=False):
+            target = prometheus.Dataquery().ref_id(name).expr(query.expr).legend_format(query.legend)
+            panel = panel.with_target(target.range())
         return panel if self.most is None else panel.max(self.most)
 
     def _number(self) -> Builder:
@@ -86,7 +88,7 @@ class Panel:
 
 def _runbook(heading: str) -> DashboardLink:
     anchor = heading.lower().replace(" ", "-")
-    return DashboardLink("Runbook").type(DashboardLinkType.LINK).url(f"${{runbook}}#{anchor}").target_blank(True)
+    return DashboardLink("Runbook").type(DashboardLinkType.LINK).url(f"${{runbook:raw}}#{anchor}").target_blank(True)
 
 
 def percentiles(metric: str, by: str, selector: str = "", quantiles: Sequence[float] = (0.5, 0.9, 0.99)) -> list[Query]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import math
 import os
 import random
 import re
@@ -22,7 +23,7 @@ from router.sim.faults import Fault
 from tests.support.expressions import RULES
 from tests.support.tree import ROOT
 
-SCRAPE_S = 0.5
+SCRAPE_S = 1
 
 TIMES_FASTER = 60
 """How much shorter the test's copy of the rules waits: minutes become seconds."""
@@ -33,6 +34,7 @@ SETTINGS: Mapping[str, Any] = {
     "timeouts": {"prefill_timeout_s": 3, "first_event_timeout_s": 5},
     "edge": {"max_connections_per_address": 64},
     "pairs": {"quarantine_s": 3},
+    "ejection": {"first_s": 2, "slow_start_s": 5},
 }
 """Little room, so that there are lines to see; short timeouts, as all times here are short."""
 
@@ -108,8 +110,9 @@ class Stack:
         return [value for value in values if value == value]  # NaN is not
 
     def now(self, expr: str) -> float:
-        """The one value that an expression has."""
-        return float(self.prometheus("query", query=expr)["result"][0]["value"][1])
+        """The one value that an expression has; no number when it has none."""
+        found = self.prometheus("query", query=expr)["result"]
+        return float(found[0]["value"][1]) if found else math.nan
 
     def operate(self, engine: Engine, action: str) -> None:
         """Drain an engine, or enable it."""

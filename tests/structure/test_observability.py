@@ -102,7 +102,16 @@ def test_every_panel_says_what_to_do_and_where() -> None:
         assert len(panel["description"]) > 40, panel["title"]
         assert panel["fieldConfig"]["defaults"]["unit"], panel["title"]
         page, anchor = panel["links"][0]["url"].split("#")
-        assert (page, anchor in headings()) == ("${runbook}", True), panel["links"]
+        assert (page, anchor in headings()) == ("${runbook:raw}", True), panel["links"]
+
+
+def test_panels_and_their_queries_can_be_told_apart() -> None:
+    for path in FOLDER.glob("*.json"):
+        panels = json.loads(path.read_text())["panels"]
+        assert sorted(panel["id"] for panel in panels) == list(range(1, len(panels) + 1))
+        for panel in panels:
+            names_of_queries = [target["refId"] for target in panel.get("targets", ())]
+            assert names_of_queries == list("ABCDEF"[: len(names_of_queries)])
 
 
 def test_the_data_source_samples_as_prometheus_scrapes() -> None:
