@@ -15,7 +15,7 @@ UV := uv==0.13.9
 bin := $(VENV)/bin
 python := $(bin)/python
 pip_install := $(python) -m pip install --disable-pip-version-check --quiet
-lock := build/uv/bin/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --group build \
+lock := build/uv/bin/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --group build --extra dns \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" --quiet --upgrade
 
 # The first of $(PYTHON) that is 3.11 or newer; fails with what to install.
@@ -27,7 +27,7 @@ done; \
 "$$found" -c 'import ensurepip, venv' 2>/dev/null || { echo "$$found has no venv module; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
 endef
 
-.PHONY: help run run-vllm test test-faults test-observability soak test-vllm check bench lock clean
+.PHONY: help run run-vllm test test-faults test-observability soak test-vllm check bench bench-faults lock clean
 
 help: ## this list
 	@echo "make TARGET [PORT=8000] [OPS_PORT=8001] [ARGS=...] [PYTHON=...] [VENV=.venv]"
@@ -65,6 +65,9 @@ check: $(VENV)/.dev ## format, lint, types, structure; prints how large the code
 
 bench: $(VENV)/.runtime ## the gateway beside nginx, vllm-router and smg, about 3 minutes; ROUNDS=10 for figures to quote
 	@$(python) -m bench.compare --rounds $(ROUNDS) --json build/bench.json --svg build/bench.svg $(ARGS)
+
+bench-faults: $(VENV)/.runtime ## what each fault costs the clients of the gateway, vllm-router and smg, about 15 minutes
+	@$(python) -m bench.faults --json build/faults.json $(ARGS)
 
 lock: build/uv/bin/uv ## resolve pyproject.toml anew into requirements.lock and requirements-dev.lock
 	@$(lock) --output-file requirements.lock

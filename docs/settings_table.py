@@ -40,12 +40,16 @@ def _section(name: str, field: FieldInfo) -> Iterator[str]:
 
 
 def _rows(prefix: str, model: type[BaseModel]) -> Iterator[str]:
-    """One row for each key, also of the branches of a branch."""
+    """One row for each key, also of the branches of a branch; of branches that are alike, the first one's."""
+    shown: dict[type[BaseModel], str] = {}
     for key, setting in model.model_fields.items():
         branch = next((part for part in get_args(setting.annotation) if _is_section(part)), None)
         if branch is None:
             yield f"| `{prefix}.{key}` | {_row(setting)} |"
+        elif branch in shown:
+            yield f"| `{prefix}.{key}` | as `{prefix}.{shown[branch]}` | - | {setting.description} |"
         else:
+            shown[branch] = key
             yield from _rows(f"{prefix}.{key}", branch)
 
 

@@ -34,10 +34,12 @@ from router.errors import InvalidRequest, Leg
 from router.exchange.budget import RetryBudget
 from router.exchange.exchange import Exchange
 from router.exchange.pool import Connections
+from router.exchange.rehearsal import Rehearsal
 from router.exchange.release import Releases
 from router.exchange.transport import EngineTransport
+from router.exchange.warm_up import WarmUps
 from router.fleet.backend import Backend
-from router.fleet.discovery.file import BackendsFile
+from router.fleet.discovery.sources import Sources
 from router.fleet.fleet import Fleet
 from router.fleet.membership import Membership
 from router.fleet.pairs import Pairs
@@ -75,6 +77,8 @@ class App:
     line: Line
     connections: Connections
     releases: Releases
+    rehearsal: Rehearsal
+    warm_ups: WarmUps
     readiness: Readiness
     prober: Prober
     scraper: Scraper
@@ -110,6 +114,7 @@ def build(settings: Settings, log_lines: Lines | None = None) -> App:
 
     def notice(backend: Backend) -> None:
         _log_standing(backend)
+        warm_ups.look()
         call_who_waits(backend)
 
     client = httpx.AsyncClient(transport=EngineTransport(connections), trust_env=False)
@@ -118,12 +123,13 @@ def build(settings: Settings, log_lines: Lines | None = None) -> App:
     exchange = Exchange(
         connections, releases, settings.timeouts, max_answer_bytes=settings.edge.max_answer_bytes, clock=clock
     )
-    chooser = Chooser(
-        settings.routing,
-        permits.has_room,
-        rng,
-        lambda prefill, decode: same_group(prefill, decode) and pairs.usable(prefill.id, decode.id, clock()),
-    )
+
+    def may_pair(prefill: Backend, decode: Backend) -> bool:
+        return same_group(prefill, decode) and pairs.usable(prefill.id, decode.id, clock())
+
+    rehearsal = Rehearsal(exchange, settings.pairs.warm_up_timeout_s, clock)
+    warm_ups = WarmUps(fleet, pairs, rehearsal, may_pair, clock, metrics)
+    chooser = Chooser(settings.routing, permits.has_room, rng, may_pair, lambda: pairs.cold)
     gateway = Gateway(
         fleet=fleet,
         chooser=chooser,
@@ -150,6 +156,8 @@ def build(settings: Settings, log_lines: Lines | None = None) -> App:
         line=line,
         connections=connections,
         releases=releases,
+        rehearsal=rehearsal,
+        warm_ups=warm_ups,
         readiness=readiness,
         prober=prober,
         scraper=Scraper(fleet, client, settings.scrapes, clock),
@@ -160,7 +168,7 @@ def build(settings: Settings, log_lines: Lines | None = None) -> App:
         data_guards=data_guards,
         operations_guards=operations_guards,
         loop_lag=LoopLag(registry),
-        audit=Audit(fleet, permits, connections, releases, registry),
+        audit=Audit(fleet, permits, connections, releases, warm_ups, registry),
     )
 
 
@@ -251,21 +259,22 @@ async def running(settings: Settings, log_lines: Lines | None = None) -> AsyncIt
         held.callback(app.connections.close)
         held.push_async_callback(app.releases.close)
         held.push_async_callback(background.close)
-        listed = settings.discovery.file and BackendsFile(settings.discovery.file, app.membership.found)
-        if listed:
-            listed.look()
+        sources = Sources(settings.discovery, app.membership)
+        await sources.look()
         await app.prober.probe_all()
         background.spawn(app.prober.run(), "probes")
         background.spawn(app.scraper.run(), "scrapes")
+        if settings.pairs.warm_up:
+            background.spawn(app.warm_ups.run(), "warm-ups")
         background.spawn(app.loop_lag.run(), "loop lag")
         background.spawn(app.audit.run(), "audit")
-        if listed:
-            background.spawn(listed.run(), "list of engines")
+        for name, following in sources.loops():
+            background.spawn(following, name)
         data = listener(app.data, app.data_guards, settings.drain.drain_timeout_s)
         ops = listener(app.operations, app.operations_guards, 1)
         async with asyncio.TaskGroup() as listeners:
             serving = listeners.create_task(data.serve_on(data_socket), name="data listener")
-            listeners.create_task(ops.serve_on(ops_socket), name="operations listener")
+            operating = listeners.create_task(ops.serve_on(ops_socket), name="operations listener")
             try:
                 yield Running(app, data, ops, url_of(data_socket), url_of(ops_socket))
             finally:
@@ -273,6 +282,7 @@ async def running(settings: Settings, log_lines: Lines | None = None) -> AsyncIt
                 data.should_exit = True
                 await serving
                 ops.should_exit = True
+                await operating  # cancelled, as when the block fails, it would leave its listener open
 
 
 def _data_socket(where: Listen) -> socket.socket:

@@ -8,6 +8,7 @@ import asyncio
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -23,9 +24,12 @@ from router.sim.latency import PROFILES
 
 CLEAN, FAILED, USAGE = 0, 1, 2
 
+PROGRESS_S = 2.0
+"""Between two lines of a command that takes long."""
+
 NO_BACKENDS = (
     "backends: no engine is known; name them by flags (--prefill URL --decode URL, or --aggregated URL), "
-    "under `backends:` in the file of --config, "
+    "under `backends:` or `discovery:` in the file of --config, "
     'or in PD_ROUTER_BACKENDS=\'[{"url": "http://host:port", "role": "decode"}]\''
 )
 
@@ -34,6 +38,7 @@ commands at a glance:
   pd-router run                                   try it: a simulated fleet and the gateway in one process
   pd-router serve --prefill URL --decode URL      in front of your engines
   pd-router check --config pd-router.yaml         are these settings valid, and what do they come to?
+  pd-router doctor --config pd-router.yaml        can every pair of engines hand over? if not, what to do
   pd-router sim --role decode --port 8201         one simulated engine
   pd-router bench load http://127.0.0.1:8000      load a running gateway, check every answer
 
@@ -58,6 +63,17 @@ examples:
   PD_ROUTER_LISTEN__PORT=9000 pd-router check --json
 
 The YAML that is printed can be used as a file again; API keys are not in it, only the names of their variables.
+"""
+
+DOCTOR_EPILOG = """\
+examples:
+  pd-router doctor --config pd-router.yaml
+  pd-router doctor --prefill http://10.0.0.11:8200 --decode http://10.0.0.21:8201
+  pd-router doctor --config pd-router.yaml --json
+
+Every prefill engine hands a prompt of a few tokens to every decode engine that it may pair with, also while they serve.
+The decode engine's counters tell whether it pulled the prompt or computed it. The status is 1 when something is to be
+done: an engine that cannot be used, one without a partner, or a pair that does not hand over.
 """
 
 RUN_EPILOG = """\
@@ -116,6 +132,7 @@ def parser() -> argparse.ArgumentParser:
     _add_serve(_add_command(commands, "serve", _serve, "run the gateway in front of engines", SERVE_EPILOG))
     _add_run(_add_command(commands, "run", _run, "run the gateway and a simulated fleet, to try it", RUN_EPILOG))
     _add_check(_add_command(commands, "check", _check, "validate settings, print what they come to", CHECK_EPILOG))
+    _add_doctor(_add_command(commands, "doctor", _doctor, "try every pair of engines of a live fleet", DOCTOR_EPILOG))
     bench.add_arguments(_add_command(commands, "bench", bench.run, "load a gateway, check every answer", BENCH_EPILOG))
     sim.add_arguments(_add_command(commands, "sim", sim.run, "run one simulated engine", SIM_EPILOG))
     return root
@@ -142,15 +159,25 @@ def _add_command(
 
 
 def _add_serve(serve: argparse.ArgumentParser) -> None:
-    engines = serve.add_argument_group("engines, beside those of the file; each flag may be repeated")
-    for role, phase in zip(Role, ("prefill", "decode", "both phases, without hand-over"), strict=True):
-        engines.add_argument(f"--{role}", metavar="URL", action="append", default=[], help=f"engine for {phase}")
-    _add_setting(engines, "--engine", BackendSettings, "engine")
+    _add_engines(serve)
     _add_config(serve)
     _add_listeners(serve)
     log = serve.add_argument_group("log, on standard error")
     _add_setting(log, "--log-format", Log, "format")
     _add_setting(log, "--log-level", Log, "level")
+
+
+def _add_doctor(doctor: argparse.ArgumentParser) -> None:
+    _add_engines(doctor)
+    doctor.add_argument("--json", action="store_true", help="print JSON: good, engines and pairs")
+    _add_config(doctor)
+
+
+def _add_engines(command: argparse.ArgumentParser) -> None:
+    engines = command.add_argument_group("engines, beside those of the file; each flag may be repeated")
+    for role, phase in zip(Role, ("prefill", "decode", "both phases, without hand-over"), strict=True):
+        engines.add_argument(f"--{role}", metavar="URL", action="append", default=[], help=f"engine for {phase}")
+    _add_setting(engines, "--engine", BackendSettings, "engine")
 
 
 def _add_run(run: argparse.ArgumentParser) -> None:
@@ -198,14 +225,44 @@ def _add_setting(group: "argparse._ArgumentGroup", flag: str, section: type[Base
 
 
 def _serve(args: argparse.Namespace) -> int:
-    backends = [{"url": url, "role": role} | _given(engine=args.engine) for role in Role for url in getattr(args, role)]
     log = _given(format=args.log_format, level=args.log_level)
-    settings = load(args.config, _listener_flags(args) | {"log": log, "backends": backends})
-    if not settings.backends:
-        raise SettingsError([NO_BACKENDS])
+    settings = _with_engines(args, _listener_flags(args) | {"log": log})
     from router.app import serve
 
     return _until_stopped(serve(settings), settings, _loop_factory(settings.process.loop))
+
+
+def _with_engines(args: argparse.Namespace, flags: dict[str, object]) -> Settings:
+    """Settings that name engines, also by flags."""
+    backends = [{"url": url, "role": role} | _given(engine=args.engine) for role in Role for url in getattr(args, role)]
+    settings = load(args.config, flags | {"backends": backends})
+    if not (settings.backends or settings.discovery.on):
+        raise SettingsError([NO_BACKENDS])
+    return settings
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    settings = _with_engines(args, {"log": {"level": "error"}})
+    from router.doctor import examine, report
+    from router.telemetry.logs import configure
+
+    configure(settings.log)
+    findings = asyncio.run(examine.examine(settings, _now_and_then()))
+    print(json.dumps(report.tree(findings)) if args.json else report.text(findings))
+    return CLEAN if findings.good else FAILED
+
+
+def _now_and_then() -> Callable[[int, int, str], None]:
+    """Tells on standard error how far something has come that takes long."""
+    told_at = time.monotonic()
+
+    def tell(done: int, of: int, what: str) -> None:
+        nonlocal told_at
+        if time.monotonic() - told_at >= PROGRESS_S:
+            told_at = time.monotonic()
+            print(f"pd-router: {done} of {of}: {what}", file=sys.stderr)
+
+    return tell
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -227,7 +284,7 @@ def _check(args: argparse.Namespace) -> int:
         return USAGE
     tree = effective(settings)
     print(json.dumps({"valid": True, "settings": yaml.safe_load(tree)}) if args.json else tree.rstrip())
-    if not settings.backends:
+    if not (settings.backends or settings.discovery.on):
         print("pd-router: note: no backends here; `serve` needs them by flags or PD_ROUTER_BACKENDS", file=sys.stderr)
     return CLEAN
 

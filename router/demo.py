@@ -22,6 +22,7 @@ DEFAULTS = {
     "listen": {"host": "127.0.0.1"},
     "routing": {"min_novel_tokens": 0, "min_concurrency": 0},
     "drain": {"drain_accept_s": 0, "drain_timeout_s": 5},
+    "pairs": {"warm_up": False},  # what is counted is what was asked
 }
 """What the demo prefers to the defaults of the tree; flags, variables and files still win."""
 

@@ -6,16 +6,28 @@ name the nearest valid key.
 """
 
 import difflib
+import importlib.util
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import StrEnum
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 from urllib.parse import urlsplit
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
@@ -57,8 +69,28 @@ def _origin(url: str) -> str:
     return f"http://{host}:{parts.port or 80}"
 
 
+def _dns_name(name: str) -> str:
+    """A name that DNS can be asked for; an address needs no DNS."""
+    if _is_address(name):
+        raise ValueError("is an address, not a name; list it in `backends`")
+    labels = name.removesuffix(".").split(".")
+    if len(name) > 253 or not all(re.fullmatch(r"[A-Za-z0-9_-]{1,63}", label) for label in labels):
+        raise ValueError("must be a DNS name, such as decode.internal")
+    return name
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
 Origin = Annotated[str, AfterValidator(_origin)]
+DnsName = Annotated[str, AfterValidator(_dns_name)]
 Port = Annotated[int, Field(ge=0, le=65535)]
+TakenPort = Annotated[int, Field(ge=1, le=65535)]
 Seconds = Annotated[float, Field(gt=0, le=86400)]
 Mode = Literal["auto", "local", "disaggregated"]
 PolicyName = Literal["round_robin", "least_loaded", "power_of_two"]
@@ -93,21 +125,35 @@ class Ops(Section):
     )
 
 
-class BackendSettings(Section):
-    """One engine."""
+class Place(Section):
+    """Where an engine is, and what for."""
 
     url: Origin = Field(description="Origin of the engine, `http://host:port`.")
     role: Role = Field(description="`prefill`, `decode` or `aggregated`.")
+
+
+class Traits(Section):
+    """What else is to be known of an engine."""
+
     engine: Literal["vllm-nixl"] = Field(
         "vllm-nixl", description="How the engine is spoken to; aggregated engines get plain requests whatever it says."
     )
     models: tuple[str, ...] = Field((), description="Models it serves; empty: learnt from its `/v1/models`.")
-    group: str = Field("default", description="Prefill and decode engines pair only inside one group.")
+    group: str | None = Field(
+        None,
+        min_length=1,
+        description="Prefill and decode engines pair only inside one group; default: learnt, the same for engines of "
+        "one version and model.",
+    )
     kv_lease_s: Seconds = Field(30, description="How long it holds KV that nobody pulls; vLLM's own default.")
     kv_hosts: tuple[str, ...] = Field(
         (), description="Addresses its KV side channel may have; empty: pinned at the first good hand-over."
     )
     key_env: str | None = Field(None, description="Environment variable that holds the engine's API key.")
+
+
+class BackendSettings(Traits, Place):
+    """One engine."""
 
 
 class FileDiscovery(Section):
@@ -117,10 +163,72 @@ class FileDiscovery(Section):
     refresh_s: Seconds = Field(1, description="Pause between looks at the file's time and size.")
 
 
+class Question(Section):
+    """What DNS is asked for."""
+
+    name: DnsName = Field(description="Name of the pool's engines; search domains apply as in `/etc/resolv.conf`.")
+    srv: bool = Field(False, description="Ask for SRV records, which have the ports, instead of A and AAAA.")
+    port: TakenPort | None = Field(
+        None, validate_default=True, description="Port of every engine; needed without `srv`, and not taken with it."
+    )
+
+    @field_validator("port")
+    @classmethod
+    def _either_or(cls, port: int | None, info: ValidationInfo) -> int | None:
+        if port is None and not info.data.get("srv"):
+            raise ValueError("must be given unless `srv` is true: A and AAAA records have no port")
+        if port is not None and info.data.get("srv"):
+            raise ValueError("must be left out with `srv`: SRV records have the port")
+        return port
+
+
+class DnsPool(Traits, Question):
+    """Engines that a DNS name stands for, all of one kind."""
+
+
+class DnsDiscovery(Section):
+    """Engines looked up in DNS, one name for each pool."""
+
+    prefill: DnsPool | None = Field(None, description="Prefill engines.")
+    decode: DnsPool | None = Field(None, description="Decode engines.")
+    aggregated: DnsPool | None = Field(None, description="Aggregated engines.")
+    refresh_s: Seconds = Field(5, description="Longest pause between lookups; a shorter TTL shortens it, down to 1 s.")
+    timeout_s: Seconds = Field(1, description="A DNS server that takes longer has failed; then the next is asked.")
+    nameserver: str | None = Field(
+        None, description="Address of the DNS server to ask; default: those of `/etc/resolv.conf`."
+    )
+    nameserver_port: TakenPort = Field(53, description="Port of `nameserver`.")
+
+    @field_validator("nameserver")
+    @classmethod
+    def _has_an_address(cls, nameserver: str | None) -> str | None:
+        if nameserver is not None and not _is_address(nameserver):
+            raise ValueError("must be an IP address")
+        return nameserver
+
+    @model_validator(mode="after")
+    def _has_a_pool(self) -> "DnsDiscovery":
+        if not self.pools:
+            raise ValueError("must name engines: `prefill`, `decode` or `aggregated`")
+        return self
+
+    @property
+    def pools(self) -> dict[Role, DnsPool]:
+        """The names that are looked up, by what their engines are for."""
+        pools = {Role.PREFILL: self.prefill, Role.DECODE: self.decode, Role.AGGREGATED: self.aggregated}
+        return {role: pool for role, pool in pools.items() if pool is not None}
+
+
 class Discovery(Section):
     """Where engines are found beside `backends`."""
 
     file: FileDiscovery | None = Field(None, description="A file that lists them.")
+    dns: DnsDiscovery | None = Field(None, description="DNS names that stand for them.")
+
+    @property
+    def on(self) -> bool:
+        """Whether engines may come that are not in the settings."""
+        return any(source is not None for _, source in self)
 
 
 class Routing(Section):
@@ -215,7 +323,7 @@ class Probes(Section):
         2, ge=1, description="Good probes in a row that bring an engine back; the first ever one suffices at start."
     )
     models_interval_s: Seconds = Field(
-        30, description="Pause between looks at an engine's /v1/models; adapters come and go."
+        30, description="Pause between looks at an engine's /v1/models and /version; adapters come and go."
     )
 
 
@@ -242,10 +350,14 @@ class Ejection(Section):
 
 
 class PairRules(Section):
-    """Leaving alone two engines that cannot hand over to each other, though each works."""
+    """Making engines acquainted, and leaving alone two that cannot hand over to each other, though each works."""
 
     failures: int = Field(2, ge=1, description="Failed hand-overs within quarantine_s.")
     quarantine_s: Seconds = Field(60, description="How long the pair is left alone.")
+    warm_up: bool = Field(
+        True, description="Two engines new to each other hand over one tiny prompt before requests need them to."
+    )
+    warm_up_timeout_s: Seconds = Field(15, description="For that; vLLM gives up a handshake after 5 s.")
 
 
 class Retries(Section):
@@ -400,7 +512,8 @@ def load(
     except EnvError as error:
         raise SettingsError([*faults, f"environment: {error}: a JSON value is expected there"]) from None
     backends, flag_faults = _added_backends(added, len(settings.backends))
-    faults += [*flag_faults, *_backend_faults((*settings.backends, *backends), environ)]
+    faults += [*flag_faults, *_backend_faults((*settings.backends, *backends), settings.discovery, environ)]
+    faults += _dns_faults(settings.discovery.dns, environ)
     if settings.ops.token_env and not environ.get(settings.ops.token_env):
         faults.append(f"ops.token_env: the environment variable {settings.ops.token_env} is not set")
     if faults:
@@ -464,7 +577,9 @@ def _unknown_variables(environ: Mapping[str, str]) -> Iterator[str]:
             yield f"{name}: unknown setting{_nearest(section, Settings.model_fields, ENV_PREFIX, str.upper)}"
 
 
-def _backend_faults(backends: tuple[BackendSettings, ...], environ: Mapping[str, str]) -> Iterator[str]:
+def _backend_faults(
+    backends: tuple[BackendSettings, ...], discovery: Discovery, environ: Mapping[str, str]
+) -> Iterator[str]:
     seen: set[str] = set()
     for i, backend in enumerate(backends):
         if backend.url in seen:
@@ -473,8 +588,18 @@ def _backend_faults(backends: tuple[BackendSettings, ...], environ: Mapping[str,
         if backend.key_env and not environ.get(backend.key_env):
             yield f"backends.{i}.key_env: the environment variable {backend.key_env} is not set"
     roles = {backend.role for backend in backends}
-    if roles == {Role.PREFILL}:
+    if roles == {Role.PREFILL} and not discovery.on:
         yield "backends: there are prefill engines only; add a decode engine (--decode URL)"
+
+
+def _dns_faults(rules: DnsDiscovery | None, environ: Mapping[str, str]) -> Iterator[str]:
+    if rules is None:
+        return
+    if importlib.util.find_spec("dns") is None:
+        yield "discovery.dns: needs dnspython, which is not installed: pip install 'pd-router[dns]'"
+    for role, pool in rules.pools.items():
+        if pool.key_env and not environ.get(pool.key_env):
+            yield f"discovery.dns.{role}.key_env: the environment variable {pool.key_env} is not set"
 
 
 def _explain(fault: ErrorDetails, below: tuple[str | int, ...] = ()) -> str:

@@ -16,12 +16,13 @@ STOP_TIMEOUT_S = 8
 
 @contextlib.contextmanager
 def running(
-    command: Sequence[str], core: int, log: Path, cwd: Path | None = None, env: Mapping[str, str] | None = None
+    command: Sequence[str], core: int | None, log: Path, cwd: Path | None = None, env: Mapping[str, str] | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A process pinned to a core, in a group of its own; its output is appended to `log`."""
+    """A process pinned to a core (None: to none), in a group of its own; its output is appended to `log`."""
+    pinned = [] if core is None else ["taskset", "--cpu-list", str(core)]
     with log.open("ab") as output:
         process = subprocess.Popen(
-            ["taskset", "--cpu-list", str(core), *command],
+            [*pinned, *command],
             cwd=cwd,
             env={**os.environ, **(env or {})},
             stdout=output,

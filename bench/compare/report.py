@@ -17,13 +17,15 @@ FIGURES = ("cpu_us_per_token", "tokens_per_s", "cpu_cores", "ttft.p50_ms", "ttft
 
 def machine(runs: Sequence[Run]) -> str:
     """Processor, system, and how much others used it meanwhile."""
+    other = [run.other_cpu_cores for run in runs] or [0.0]
+    return f"{system()}; other work used {median(other):.2f} cores (median; at most {max(other):.2f})"
+
+
+def system() -> str:
+    """Processor, kernel and Python."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
-    other = [run.other_cpu_cores for run in runs] or [0.0]
-    return (
-        f"{model}, {os.cpu_count()} CPUs, Linux {platform.release()}, Python {platform.python_version()}; other work "
-        f"used {median(other):.2f} cores (median; at most {max(other):.2f})"
-    )
+    return f"{model}, {os.cpu_count()} CPUs, Linux {platform.release()}, Python {platform.python_version()}"
 
 
 def tables(runs: Sequence[Run], rows: Sequence[Against]) -> Iterator[str]:

@@ -35,6 +35,7 @@ GATEWAY_SETTINGS = {
     "PD_ROUTER_ROUTING__MIN_NOVEL_TOKENS": "0",
     "PD_ROUTER_ROUTING__MIN_CONCURRENCY": "0",
     "PD_ROUTER_DRAIN__DRAIN_ACCEPT_S": "0",
+    "PD_ROUTER_PAIRS__WARM_UP": "false",  # what is counted is what was asked
 }
 
 

@@ -37,8 +37,10 @@ def operations_app(
 
     @app.get("/fleet")
     async def fleet_now() -> dict[str, Any]:
-        """Pools, engines, their state and why."""
-        return fleet.describe(clock()) | {"quarantined_pairs": list(pairs.quarantined(clock()))}
+        """Pools, engines, their state and why; pairs that cannot hand over."""
+        now = clock()
+        told = {"quarantined_pairs": list(pairs.quarantined(now)), "warm_ups": pairs.warm_ups(now)}
+        return fleet.describe(now) | told
 
     @app.get("/metrics")
     async def metrics(request: Request) -> Response:

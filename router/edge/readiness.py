@@ -21,5 +21,9 @@ class Readiness:
 
     def notes(self) -> list[str]:
         """What does not keep requests away but should not last."""
-        missing = self._fleet.without_prefill
-        return ["no usable prefill engine: decode computes prompts, or they are answered with 503"] if missing else []
+        instead = "decode computes prompts, or they are answered with 503"
+        if self._fleet.without_prefill:
+            return [f"no usable prefill engine: {instead}"]
+        if self._fleet.apart:
+            return [f"no prefill engine is of the group (version and model) of a decode engine: {instead}"]
+        return []

@@ -7,6 +7,7 @@ from typing import Any
 from router.engines import PAIRED, PLAIN
 from router.engines.dialect import Dialect, PairedDialect
 from router.engines.handoff import KvPeers
+from router.fleet.identity import Identity
 from router.fleet.lease import Lease
 from router.fleet.liveness import Liveness
 from router.fleet.load import Load
@@ -46,7 +47,8 @@ class Backend:
         self.id = settings.url.removeprefix("http://")
         self.url = settings.url
         self.role = settings.role
-        self.group = settings.group
+        self.identity = Identity()
+        self.group = settings.group or self.identity.group
         self.key = key
         self.handoff_max_age_s = settings.kv_lease_s * LEASE_SHARE if max_age_s is None else max_age_s
         self.standing = Standing(probes, ejection or Ejection(), now)
@@ -55,6 +57,11 @@ class Backend:
         self.load = Load()
         self.models: Mapping[str, ModelCard] = {name: ModelCard(name) for name in settings.models}
         self.kv_peers: KvPeers = {}
+
+    def learn(self, identity: Identity) -> None:
+        """What the engine tells of itself decides its group, unless one is configured."""
+        self.identity = identity
+        self.group = self.settings.group or identity.group
 
     @property
     def dialect(self) -> Dialect:
@@ -79,7 +86,9 @@ class Backend:
             "id": self.id,
             "url": self.url,
             "role": self.role.value,
+            "version": self.identity.version,
             "group": self.group,
+            "group_learnt": self.settings.group is None,
             "engine": self.dialect.name,
             "models": {name: card.max_model_len for name, card in self.models.items()},
             "state": self.standing.state.value,

@@ -28,10 +28,14 @@ class Snapshot:
 
 
 class Fleet:
-    """The engines of this gateway."""
+    """The engines of this gateway.
+
+    `sources` are where they are found beside the settings: why one cannot be read now, or None.
+    """
 
     def __init__(self, backends: Sequence[Backend]) -> None:
         self.backends: tuple[Backend, ...] = tuple(backends)
+        self.sources: dict[str, str | None] = {}
 
     def snapshot(self, model: str, avoid: Collection[Backend] = ()) -> Snapshot:
         """What can serve `model` now, without the engines to `avoid`."""
@@ -101,10 +105,20 @@ class Fleet:
         prefill = [b for b in self.backends if b.role is Role.PREFILL]
         return bool(prefill) and not any(b.standing.usable for b in prefill)
 
+    @property
+    def apart(self) -> bool:
+        """Whether prefill and decode engines are usable, but none are of one group."""
+        prefill, decode = (
+            {b.group for b in self.backends if b.role is role and b.standing.usable}
+            for role in (Role.PREFILL, Role.DECODE)
+        )
+        return bool(prefill and decode) and prefill.isdisjoint(decode)
+
     def describe(self, now: float) -> dict[str, Any]:
         """The facts of `/fleet`: pools with their engines."""
         pools = {role.value: [b.describe(now) for b in self.backends if b.role is role] for role in Role}
-        return {"ready": self.ready, "inflight_requests": self.inflight, "pools": pools}
+        sources = {name: {"ok": why is None, "why": why} for name, why in self.sources.items()}
+        return {"ready": self.ready, "inflight_requests": self.inflight, "pools": pools, "sources": sources}
 
     def __repr__(self) -> str:
         counts = ", ".join(

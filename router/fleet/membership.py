@@ -1,16 +1,17 @@
-"""Which engines are there? They come and go while the gateway runs, by file, by API, without a request noticing.
+"""Which engines are there? They come and go while the gateway runs, by file, DNS or API, without a request noticing.
 
 An engine that is taken out gets no new request at once, is not probed any more, and finishes what it has: leases hold
 the engine, not its name. One that comes in is used once its first probe was good.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from router.errors import InvalidRequest
 from router.fleet.backend import Backend
 from router.fleet.fleet import Fleet
 from router.fleet.pairs import Pairs
 from router.fleet.probes import Prober
+from router.fleet.standing import State
 from router.settings import BackendSettings
 
 Make = Callable[[BackendSettings], Backend]
@@ -29,6 +30,7 @@ class Membership:
         self._pairs = pairs
         self._make = make
         self._changed = changed
+        self._listed: dict[str, dict[str, BackendSettings]] = {}
         self._found: dict[str, tuple[BackendSettings, Backend]] = {}
 
     def add(self, settings: BackendSettings) -> Backend:
@@ -55,22 +57,48 @@ class Membership:
         self._changed(backend)
         return backend
 
-    def found(self, engines: Iterable[BackendSettings]) -> list[str]:
-        """What a source of engines lists now: what is new comes in, what it lists no more goes, the rest stays.
+    def found(self, source: str, engines: Iterable[BackendSettings], *, told_again: bool = False) -> list[str]:
+        """What a source of engines lists now: what is new comes in, what no source lists any more goes.
 
-        Engines that did not come from it are not touched. Returns what could not be done, one line each.
+        Engines that did not come from a source are not touched; of what several list, the first has its way. Returns
+        what of this list could not be done, one line each. With `told_again` the source repeats itself, so that the
+        last usable engine of a pool can stay until its successors were probed.
         """
-        listed = {settings.url: settings for settings in engines}
+        self._fleet.sources[source] = None
+        listed = self._listed[source] = {settings.url: settings for settings in engines}
+        wanted = {url: settings for one in reversed(self._listed.values()) for url, settings in one.items()}
         for url, (settings, backend) in list(self._found.items()):
-            if listed.get(url) != settings:
+            stays = told_again and url not in wanted and self._is_awaited(backend, wanted)
+            if wanted.get(url) != settings and not stays:
                 del self._found[url]
                 if backend in self._fleet.backends:
                     self.remove(backend.id)
-        faults = []
-        for url, settings in listed.items():
+        faults = self._take_in(wanted)
+        overruled = (url for url, settings in listed.items() if wanted[url] != settings)
+        return [*(fault for url, fault in faults.items() if url in listed), *map(_overruled, overruled)]
+
+    def failed(self, source: str, why: str) -> None:
+        """A source cannot be read now; what it listed last stays."""
+        self._fleet.sources[source] = why
+
+    def _is_awaited(self, last: Backend, wanted: Mapping[str, BackendSettings]) -> bool:
+        """Whether nobody can take over from an engine yet, and somebody may as soon as it was probed."""
+        pool = [b for b in self._fleet.backends if b.role is last.role and b is not last]
+        unknown = {b.url for b in pool if b.standing.state is State.UNKNOWN}
+        coming = any(s.role is last.role and (url in unknown or url not in self._found) for url, s in wanted.items())
+        return last.standing.usable and coming and not any(b.standing.usable and b.url in wanted for b in pool)
+
+    def _take_in(self, wanted: Mapping[str, BackendSettings]) -> dict[str, str]:
+        """Add what is not there yet; returns why it could not be, by address."""
+        faults = {}
+        for url, settings in wanted.items():
             if url not in self._found:
                 try:
                     self._found[url] = settings, self.add(settings)
                 except InvalidRequest as error:
-                    faults.append(error.message)
+                    faults[url] = error.message
         return faults
+
+
+def _overruled(url: str) -> str:
+    return f"{url} is listed elsewhere with another role or other settings, which it keeps"

@@ -1,4 +1,4 @@
-"""Is each engine well, and what does it serve? One loop per engine asks `/health` and, now and then, `/v1/models`.
+"""Is each engine well, and what is it? One loop per engine asks `/health`, now and then `/v1/models` and `/version`.
 
 One that fell silent while its `/health` was good is asked for a token instead, until it answers.
 """
@@ -12,6 +12,7 @@ import httpx
 
 from router.fleet.backend import Backend, ModelCard
 from router.fleet.fleet import Fleet
+from router.fleet.identity import identity
 from router.fleet.standing import State
 from router.settings import Probes
 from router.telemetry.events import Clock
@@ -41,7 +42,7 @@ class Prober:
         self._clock = clock
         self._notice = notice
         self._rng = rng
-        self._models_at: dict[Backend, float] = {}
+        self._learnt_at: dict[Backend, float] = {}
         self._newcomers: asyncio.Queue[Backend] = asyncio.Queue()
 
     async def run(self) -> None:
@@ -70,8 +71,8 @@ class Prober:
         try:
             health = await self._client.get(f"{backend.url}/health", timeout=self._rules.timeout_s)
             why = None if health.status_code == httpx.codes.OK else f"/health answered {health.status_code}"
-            if why is None and self._models_due(backend):
-                why = await self._learn_models(backend)
+            if why is None and self._learning_due(backend):
+                why = await self._learn(backend)
         except (httpx.HTTPError, OSError) as error:
             why = f"probe failed: {type(error).__name__}"
         if why is None:
@@ -106,30 +107,48 @@ class Prober:
             if backend.standing.silent:
                 await self.knock(backend)
             await self.probe(backend)
-        self._models_at.pop(backend, None)
+        self._learnt_at.pop(backend, None)
 
-    def _models_due(self, backend: Backend) -> bool:
-        """An engine that was away may have come back with other models."""
-        asked_at = self._models_at.get(backend)
-        back = not backend.standing.usable
+    def _learning_due(self, backend: Backend) -> bool:
+        """An engine that was away may have come back as another one."""
+        asked_at = self._learnt_at.get(backend)
+        back = backend.standing.faltered or not backend.standing.usable
         return asked_at is None or back or self._clock() - asked_at >= self._rules.models_interval_s
 
-    async def _learn_models(self, backend: Backend) -> str | None:
-        """Read `/v1/models`; returns what is wrong with it, or None."""
-        headers = {"authorization": f"Bearer {backend.key}"} if backend.key else {}
-        answer = await self._client.get(f"{backend.url}/v1/models", timeout=self._rules.timeout_s, headers=headers)
+    async def _learn(self, backend: Backend) -> str | None:
+        """Read `/v1/models` and `/version`, which not every engine has; returns what is wrong with them, or None."""
+        answer, version = await self._ask(backend, "/v1/models"), await self._ask(backend, "/version")
         if answer.status_code != httpx.codes.OK:
             return f"/v1/models answered {answer.status_code}"
+        if version.is_server_error:
+            return f"/version answered {version.status_code}"
         try:
-            cards = {card.id: card for card in _cards(answer.json())}
+            listing = answer.json()
+            cards = {card.id: card for card in _cards(listing)}
         except ValueError:
             return "/v1/models is not a list of models"
         named = backend.settings.models
         if missing := [name for name in named if name not in cards]:
             return f"does not serve {missing[0]}, which is configured for it"
         backend.models = {name: cards[name] for name in named or cards}
-        self._models_at[backend] = self._clock()
+        backend.learn(identity(_json(version), listing))
+        self._learnt_at[backend] = self._clock()
         return None
+
+    async def _ask(self, backend: Backend, path: str) -> httpx.Response:
+        headers = {"authorization": f"Bearer {backend.key}"} if backend.key else {}
+        return await self._client.get(f"{backend.url}{path}", timeout=self._rules.timeout_s, headers=headers)
+
+
+def _json(answer: httpx.Response) -> object:
+    """The content of a good answer; None of any other."""
+    if answer.status_code != httpx.codes.OK:
+        return None
+    try:
+        content: object = answer.json()
+    except ValueError:
+        return None
+    return content
 
 
 def _cards(listing: Any) -> Iterator[ModelCard]:  # noqa: ANN401 - any JSON

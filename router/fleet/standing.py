@@ -49,6 +49,7 @@ class Standing:
         self._refused = self._failed = self._silences = self._worked = 0
         self._ejected_until = 0.0
         self._ejection_s = ejection.first_s
+        self.lives = 0
         self.on_trial = 0
         self.silent = False
         self.thawed = 0
@@ -59,6 +60,11 @@ class Standing:
         self.why = "not probed yet"
 
     @property
+    def faltered(self) -> bool:
+        """Whether it did not answer the last probe well: when it does again, it may be another process."""
+        return self._bad > 0
+
+    @property
     def usable(self) -> bool:
         """Whether a request may be sent to it. One that an operator has drained only finishes what it has."""
         return not self.drained and (self.state is State.UP or (self.state is State.TRIAL and not self.on_trial))
@@ -66,7 +72,8 @@ class Standing:
     # Probes
 
     def good_probe(self, now: float) -> bool:
-        """The engine answered well."""
+        """The engine answered well. It begins a new one of its `lives` when it had not before."""
+        self.lives += self.lives == 0 or self.faltered
         self._good, self._bad = self._good + 1, 0
         if self.state is State.UP and self.share < 1:
             self.share = min(1.0, max(LEAST_SHARE, (now - self.since) / self._ejection.slow_start_s))

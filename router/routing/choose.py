@@ -1,7 +1,7 @@
 """Where does a call go? Choosing is synchronous and touches no socket: a snapshot in, a route or a shortage out."""
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from router.call import Call
 from router.fleet.backend import Backend
@@ -14,6 +14,7 @@ from router.telemetry.events import RouteKind
 
 Room = Callable[[Backend, int], bool]
 Match = Callable[[Backend, Backend], bool]
+Cold = Callable[[], Collection[tuple[str, str]]]
 
 
 MISSED = (Reason.PREFILL_UNAVAILABLE, Reason.PREFILL_SATURATED)
@@ -21,7 +22,7 @@ MISSED = (Reason.PREFILL_UNAVAILABLE, Reason.PREFILL_SATURATED)
 
 
 def same_group(prefill: Backend, decode: Backend) -> bool:
-    """Engines hand over inside a group only."""
+    """Engines hand over inside a group only; it is learnt from version and model, see `fleet.identity`."""
     return prefill.group == decode.group
 
 
@@ -29,13 +30,22 @@ class Chooser:
     """Applies the rule, then each pool's policy.
 
     `has_room` tells whether an engine may get one more request with so many prompt tokens, `pair_up` whether a prefill
-    and a decode engine may hand over to each other.
+    and a decode engine may hand over to each other, `cold` which of those, by id, have yet to meet: others are
+    preferred.
     """
 
-    def __init__(self, rules: Routing, has_room: Room, rng: random.Random, pair_up: Match = same_group) -> None:
+    def __init__(
+        self,
+        rules: Routing,
+        has_room: Room,
+        rng: random.Random,
+        pair_up: Match = same_group,
+        cold: Cold = frozenset,
+    ) -> None:
         self._rules = rules
         self._has_room = has_room
         self._pair_up = pair_up
+        self._cold = cold
         self._prefill_policy = policy(rules.prefill_policy, rng)
         self._decode_policy = policy(rules.decode_policy, rng)
 
@@ -55,7 +65,7 @@ class Chooser:
         """
         decode = self._roomy(snapshot.decode, call)
         paired = [p for p in snapshot.prefill if any(self._pair_up(p, d) for d in decode)]
-        prefill = self._roomy(paired, call)
+        prefill = self._warm_first(self._roomy(paired, call), decode)
         pools = Pools(bool(paired), bool(prefill), bool(decode), snapshot.inflight)
         remote, reason = (False, Reason.HANDOVER_FAILED) if local else decide(call, pools, self._rules)
         if remote:
@@ -70,8 +80,20 @@ class Chooser:
 
     def _disaggregated(self, call: Call, prefill: Sequence[Backend], decode: Sequence[Backend], reason: str) -> Route:
         first = self._prefill_policy.pick(prefill, call)
-        second = self._decode_policy.pick([d for d in decode if self._pair_up(first, d)], call)
+        partners = [d for d in decode if self._pair_up(first, d)]
+        second = self._decode_policy.pick(self._warm(first, partners) or partners, call)
         return Route(RouteKind.DISAGGREGATED, second, first, reason)
+
+    def _warm_first(self, prefill: Sequence[Backend], decode: Sequence[Backend]) -> Sequence[Backend]:
+        """Those that have met a partner, if there are any."""
+        if not self._cold():
+            return prefill
+        return [p for p in prefill if any(self._pair_up(p, d) for d in self._warm(p, decode))] or prefill
+
+    def _warm(self, prefill: Backend, decode: Sequence[Backend]) -> Sequence[Backend]:
+        """Those of `decode` that have met a prefill engine."""
+        cold = self._cold()
+        return [d for d in decode if (prefill.id, d.id) not in cold] if cold else decode
 
     def _alone(self, call: Call, decode: Sequence[Backend], snapshot: Snapshot, reason: Reason) -> Route | Shortage:
         """One engine does both phases: an aggregated one if there is one with room, else a decode engine."""

@@ -54,6 +54,7 @@ class Api:
 
     def serve(self, exchange: Exchange) -> None:
         """Answer, now or later, with whatever fault is due."""
+        self._ledger.totals.arrived += exchange.path in self._generation
         fault = self._faults.pick(exchange.path)
         if fault is None:
             self._route(exchange, None)

@@ -42,8 +42,9 @@ class Gauges:
 
 @dataclass
 class Totals:
-    """What happened since the engine was made."""
+    """What happened since the engine was made. `requests` are those of `arrived` that no fault kept out."""
 
+    arrived: int = 0
     requests: int = 0
     completed: int = 0
     refused: int = 0

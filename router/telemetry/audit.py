@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry, Counter
 from router.admission.permits import Permits
 from router.exchange.pool import Connections
 from router.exchange.release import Releases
+from router.exchange.warm_up import WarmUps
 from router.fleet.fleet import Fleet
 from router.telemetry.metrics import PREFIX
 
@@ -23,7 +24,7 @@ INTERVAL_S = 1.0
 RULES = ("permits", "leases", "sockets")
 
 LEGS = 2
-"""Connections to engines that a request may have; each engine has one more for its probes."""
+"""Connections to engines that a request or a warm-up may have; each engine has one more for its probes."""
 
 LOOKS = 2
 """Connections that an engine's probe and scrape may take."""
@@ -41,12 +42,14 @@ class Audit:
         permits: Permits,
         connections: Connections,
         releases: Releases,
+        warm_ups: WarmUps,
         registry: CollectorRegistry,
     ) -> None:
         self._fleet = fleet
         self._permits = permits
         self._connections = connections
         self._releases = releases
+        self._warm_ups = warm_ups
         self._seen: set[str] = set()
         self._violations = Counter(
             f"{PREFIX}_invariant_violations", "What must hold and did not, once a look.", ("rule",), registry=registry
@@ -78,7 +81,8 @@ class Audit:
             if min(counts) < 0 or (not load.requests and any(counts)):
                 yield "leases", f"{backend.id}: requests, tokens, local tokens, on trial are {counts}"
         requests = sum(backend.load.requests for backend in self._fleet.backends)
-        allowed = LEGS * requests + self._releases.open + LOOKS * len(self._fleet.backends) + SPARE
+        looks = LOOKS * len(self._fleet.backends)
+        allowed = LEGS * (requests + self._warm_ups.open) + self._releases.open + looks + SPARE
         if (busy := self._connections.open - self._connections.idle) > allowed + self._leaving():
             yield "sockets", f"{busy} connections to engines are in use where {allowed} can be"
 

@@ -183,6 +183,13 @@ class ReleaseObserver(Protocol):
         """Nobody could be told: the engine holds it until its lease ends."""
 
 
+class WarmUpObserver(Protocol):
+    """Is told how engines met that are new to each other."""
+
+    def warmed_up(self, outcome: str) -> None:
+        """A warm-up has ended: `ok`, `refused`, or the reason of its fault."""
+
+
 class EdgeObserver(Protocol):
     """Is told what the edge turned away."""
 

@@ -87,6 +87,7 @@ class RequestMetrics:
         self._prefix_tokens = counter(
             "prefix_tokens", "Prompt tokens that engines had already, and that they computed.", ("pool", "kind")
         )
+        self._warm_ups = counter("warm_ups", "Hand-overs that made two engines acquainted.", ("outcome",))
         self._queue_s = histogram(
             "queue_seconds", "Waits for room in a pool, of requests that had to and got it.", ("pool",), QUEUE_BUCKETS_S
         )
@@ -141,6 +142,10 @@ class RequestMetrics:
     def stranded(self, reason: str) -> None:
         """KV was left to its lease."""
         self._stranded.inc(reason)
+
+    def warmed_up(self, outcome: str) -> None:
+        """Two engines have met."""
+        self._warm_ups.inc(outcome)
 
     def _settled(self, journey: Journey) -> None:
         outcome = journey.outcome or Outcome.UPSTREAM_ERROR
@@ -229,6 +234,12 @@ class FleetMetrics(Collector):
             "Pairs of engines that are left alone, as their hand-overs failed.",
             value=float(len(list(self._pairs.quarantined(self._clock())))),
         )
+        sources = GaugeMetricFamily(
+            f"{PREFIX}_discovery_ok", "1 while a source of engines can be read.", labels=("source",)
+        )
+        for source, why in self._fleet.sources.items():
+            sources.add_metric((source,), float(why is None))
+        yield sources
         yield GaugeMetricFamily(
             f"{PREFIX}_ready", "1 while at least one route is usable.", value=float(self._fleet.ready)
         )

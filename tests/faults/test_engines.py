@@ -129,7 +129,8 @@ async def test_f16_engines_that_come_back_are_used_again() -> None:
 
 
 async def test_f33_engines_come_and_go() -> None:
-    async with trial("F33", "engines removed, added, drained, enabled, 40 times", decode=3) as here:
+    fault = "engines removed, added, drained, enabled, 40 times"
+    async with trial("F33", fault, decode=3, pairs={"warm_up": True}) as here:
         url, client = f"{here.here.gateway.ops_url}/fleet/backends", here.here.client
         one_at_a_time = asyncio.Lock()
 
@@ -156,13 +157,16 @@ async def test_f33_engines_come_and_go() -> None:
         await here.load(REQUESTS, *map(at, range(1, 41)))
         assert here.verdicts == {Verdict.RIGHT: REQUESTS}
         assert await here.here.metric("pd_router_retries_total") == 0
+        assert await here.here.metric("pd_router_warm_ups_total", outcome="ok") >= 6 + 20
 
 
 async def test_f33_a_file_lists_the_engines(tmp_path: Path) -> None:
     listed = tmp_path / "backends.yaml"
     listed.write_text("[]")
     discovery = {"file": {"path": str(listed), "refresh_s": 0.05}}
-    async with trial("F33", "engines listed in a file that is rewritten", discovery=discovery, listed=listed) as here:
+    async with trial(
+        "F33", "engines listed in a file that is rewritten", discovery=discovery, listed=partial(list_engines, listed)
+    ) as here:
         await until(lambda: here.here.app.fleet.ready, "ready")
 
         def rewrite(engines: Sequence[FleetProcess]) -> tuple[float, Happening]:

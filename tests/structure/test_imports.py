@@ -11,7 +11,7 @@ from tests.support.tree import ROOT, modules
 LAYERS = (
     {"__main__"},
     {"cli"},
-    {"demo"},
+    {"demo", "doctor"},
     {"app"},
     {"edge"},
     {"gateway"},

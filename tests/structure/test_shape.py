@@ -90,11 +90,9 @@ def test_nothing_is_bound_to_one_machine_or_index() -> None:
 def test_locks_pin_what_the_project_asks_for() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     runtime, dev = (_pins(ROOT / name) for name in ("requirements.lock", "requirements-dev.lock"))
-    asked = [*project["project"]["dependencies"], *project["dependency-groups"]["build"]]
-    for lock, requirements in (
-        (runtime, asked),
-        (dev, [*asked, *project["project"]["optional-dependencies"]["dev"]]),
-    ):
+    extras = project["project"]["optional-dependencies"]
+    asked = [*project["project"]["dependencies"], *extras["dns"], *project["dependency-groups"]["build"]]
+    for lock, requirements in ((runtime, asked), (dev, [*asked, *extras["dev"]])):
         for requirement in map(Requirement, requirements):
             assert requirement.specifier.contains(lock.get(requirement.name.lower(), "0")), f"make lock: {requirement}"
     assert runtime.items() <= dev.items()

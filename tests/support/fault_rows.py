@@ -25,6 +25,7 @@ Happening = Callable[[], Awaitable[None] | None]
 
 CLIENTS = 40
 FULL = os.environ.get("FAULTS_FULL") == "1"
+PACE: dict[str, Any] = {"time_scale": 0.1, "decode_step_s": 0.05}
 NO_LIMIT = {"prefill_permits": 0, "decode_permits": 0}
 
 
@@ -114,6 +115,9 @@ class Trial:
         return next(b.standing.state.value for b in self.here.app.fleet.backends if b.url == member.url)
 
 
+Listed = Callable[[Sequence[FleetProcess]], None]
+
+
 def list_engines(file: Path, engines: Sequence[FleetProcess]) -> None:
     """Write the list that the gateway reads, in one step."""
     new = file.with_suffix(".new")
@@ -123,25 +127,24 @@ def list_engines(file: Path, engines: Sequence[FleetProcess]) -> None:
 
 @asynccontextmanager
 async def trial(
-    id_: str, fault: str, *, prefill: int = 2, decode: int = 2, listed: Path | None = None, **sections: Any
+    id_: str, fault: str, *, prefill: int = 2, decode: int = 2, listed: Listed | None = None, **sections: Any
 ) -> AsyncIterator[Trial]:
     """A trial whose row is kept; at its end the gateway must hold nothing.
 
-    The gateway's settings name the engines, or the file `listed` does.
+    The gateway's settings name the engines, unless `listed` lists them elsewhere.
     """
     row = Row(id_, fault)
-    fields: dict[str, Any] = {"time_scale": 0.1, "decode_step_s": 0.05}
     async with AsyncExitStack() as held:
 
         async def engines(role: Any, count: int) -> list[FleetProcess]:
             return await asyncio.gather(
-                *(held.enter_async_context(fleet_process(SimConfig(role=role, **fields))) for _ in range(count))
+                *(held.enter_async_context(fleet_process(SimConfig(role=role, **PACE))) for _ in range(count))
             )
 
         pools = await engines("prefill", prefill), await engines("decode", decode)
         members = [fleet.members[0] for pool in pools for fleet in pool]
         if listed is not None:
-            list_engines(listed, [fleet for pool in pools for fleet in pool])
+            listed([fleet for pool in pools for fleet in pool])
             members = []
         here = await held.enter_async_context(gateway_over(members, **({"admission": NO_LIMIT} | sections)))
         made = Trial(*pools, here, row)

@@ -29,8 +29,9 @@ AT_ONCE = {
     "ops": {"host": "127.0.0.1", "port": 0},
     "routing": {"min_novel_tokens": 0, "min_concurrency": 0},
     "drain": {"drain_accept_s": 0, "drain_timeout_s": 1},
+    "pairs": {"warm_up": False},
 }
-"""Every request that can be is handed over, and nothing waits at the end."""
+"""Every request that can be is handed over, engines get no other ones, and nothing waits at the end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,11 +198,11 @@ class FleetProcess:
 
 
 @asynccontextmanager
-async def fleet_process(*configs: SimConfig) -> AsyncIterator[FleetProcess]:
-    """Engines in one process, which ends with the block, or with this process."""
+async def fleet_process(*configs: SimConfig, host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[FleetProcess]:
+    """Engines in one process, which ends with the block, or with this process; one alone may have a port of choice."""
     settings = orjson.dumps([asdict(config) for config in configs]).decode()
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "tests.support.fleet", settings),
+        *(sys.executable, "-m", "tests.support.fleet", settings, host, str(port)),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
     )
@@ -214,11 +215,11 @@ async def fleet_process(*configs: SimConfig) -> AsyncIterator[FleetProcess]:
         await process.communicate(b"")  # the end of its standard input
 
 
-async def _serve(configs: list[SimConfig]) -> None:
+async def _serve(configs: list[SimConfig], host: str, port: int) -> None:
     """Run engines until standard input ends."""
     engines = [SimEngine(config) for config in configs]
     for one in engines:
-        await one.start()
+        await one.start(host, port)
     sys.stdout.write(orjson.dumps([{"url": one.url, "role": one.config.role} for one in engines]).decode() + "\n")
     sys.stdout.flush()
     await asyncio.to_thread(sys.stdin.read)
@@ -226,4 +227,4 @@ async def _serve(configs: list[SimConfig]) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(_serve([SimConfig(**fields) for fields in orjson.loads(sys.argv[1])]))
+    asyncio.run(_serve([SimConfig(**fields) for fields in orjson.loads(sys.argv[1])], sys.argv[2], int(sys.argv[3])))

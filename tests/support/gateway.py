@@ -37,6 +37,7 @@ def settings(*, aggregated: str = "", prefill: str = "", decode: str = "", **sec
         "probes": {"interval_s": 3600, "down_interval_s": 3600},
         "scrapes": {"interval_s": 3600},
         "drain": {"drain_accept_s": 0, "drain_timeout_s": 1},
+        "pairs": {"warm_up": False},
     }
     return Settings.model_validate(defaults | sections)
 

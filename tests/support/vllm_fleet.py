@@ -198,7 +198,7 @@ def gateway_process(
 ) -> Iterator[Gateway]:
     """`pd-router serve` in front of engines, once all are in use; told to stop on leaving, and held to status 0."""
     environ = {name: value for name, value in os.environ.items() if not name.startswith("PD_ROUTER_")}
-    settings = {"DRAIN__DRAIN_ACCEPT_S": "0", **EVERY_PROMPT_IS_HANDED_OVER, **settings}
+    settings = {"DRAIN__DRAIN_ACCEPT_S": "0", "PAIRS__WARM_UP": "false", **EVERY_PROMPT_IS_HANDED_OVER, **settings}
     environ |= {f"PD_ROUTER_{name}": value for name, value in settings.items()}
     argv = [sys.executable, "-m", "router", "serve", "--host", "127.0.0.1", "--port", "0", "--ops-port", "0"]
     pools = {"--prefill": prefill_urls, "--decode": decode_urls}

@@ -1,9 +1,11 @@
 import asyncio
 import os
 import socket
+from collections.abc import Callable
 
 import httpx
 import pytest
+import uvloop
 
 from router.app import build, running
 from router.edge.server import ListenError, listen, url_of
@@ -74,6 +76,30 @@ async def test_every_answer_closes_its_connection_once_the_gateway_drains() -> N
         gateway.app.readiness.draining = True
         after = await client.get("/v1/models")
     assert ("connection" in before.headers, after.headers["connection"]) == (False, "close")
+
+
+@pytest.mark.parametrize("make_loop", [uvloop.new_event_loop, asyncio.new_event_loop], ids=["uvloop", "asyncio"])
+def test_nothing_listens_any_more_when_the_block_has_failed(make_loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
+    async def fail(urls: list[str]) -> None:
+        async with running(settings()) as gateway:
+            urls.extend((gateway.data_url, gateway.ops_url))
+            await asyncio.sleep(0.05)
+            raise ValueError
+
+    async def answering() -> list[str]:
+        urls: list[str] = []
+        with pytest.raises(ExceptionGroup) as kept:
+            await fail(urls)
+        assert kept.value.exceptions, "its frames hold on to what was not closed"
+        async with httpx.AsyncClient() as client:
+            asked = [await asyncio.gather(client.get(url, timeout=1), return_exceptions=True) for url in urls]
+        return [url for url, (answer,) in zip(urls, asked, strict=True) if not isinstance(answer, httpx.ConnectError)]
+
+    loop = make_loop()
+    left = loop.run_until_complete(answering())
+    if not left:  # uvloop waits for what still listens
+        loop.close()
+    assert left == []
 
 
 async def test_an_address_that_is_taken_leaves_the_other_free() -> None:

@@ -9,8 +9,12 @@ import pytest
 import yaml
 
 from router import __version__, app, cli, demo
+from router.doctor import examine
+from router.doctor.examine import EngineFinding, Findings, Progress
 from router.edge.server import ListenError
 from router.settings import Settings
+from router.telemetry import logs
+from tests.support.builders import a_backend
 
 SERVE = ["serve", "--decode", "http://d:1"]
 
@@ -95,6 +99,16 @@ def test_without_engines_the_ways_to_name_them_are_told(
     assert served == []
 
 
+def test_engines_may_all_be_found_elsewhere(
+    served: list[Settings], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PD_ROUTER_DISCOVERY", '{"file": {"path": "engines.yaml"}}')
+    assert cli.main(["serve"]) == 0
+    assert len(served) == 1
+    assert cli.main(["check"]) == 0
+    assert "no backends" not in capsys.readouterr().err
+
+
 def test_every_fault_is_one_line(served: list[Settings], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["serve", "--decode", "d:1", "--port", "99999"]) == 2
     lines = capsys.readouterr().err.splitlines()
@@ -175,3 +189,47 @@ def test_check_tells_faults(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     printed = capsys.readouterr()
     assert json.loads(printed.out) == {"valid": False, "faults": ["listen.prot: unknown setting; did you mean port?"]}
     assert printed.err == ""
+
+
+@pytest.fixture
+def examined(monkeypatch: pytest.MonkeyPatch) -> list[Settings]:
+    """The settings that reach the doctor, who finds the first engine ill when there are several."""
+    received: list[Settings] = []
+
+    async def look(settings: Settings, progress: Progress) -> Findings:
+        received.append(settings)
+        progress(1, 1, "p -> d: handed over")
+        problem = "probe failed: ConnectError" if len(settings.backends) > 1 else None
+        return Findings([EngineFinding(a_backend(), problem)], [])
+
+    monkeypatch.setattr(examine, "examine", look)
+    monkeypatch.setattr(logs, "configure", lambda _: None)
+    return received
+
+
+@pytest.mark.parametrize(
+    ("engines", "status", "good"),
+    [(["--decode", "http://d:1"], 0, True), (["--decode", "http://d:1", "--prefill", "http://p:1"], 1, False)],
+)
+def test_the_doctors_status_is_its_finding(
+    engines: list[str], status: int, good: bool, examined: list[Settings], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["doctor", *engines, "--json"]) == status
+    out, err = capsys.readouterr()
+    assert (json.loads(out)["good"], err) == (good, ""), "a short run tells no progress"
+    assert cli.main(["doctor", *engines]) == status
+    assert capsys.readouterr().out.startswith("engine ")
+    assert [len(settings.backends) for settings in examined] == [len(engines) // 2] * 2
+
+
+def test_a_doctor_without_engines_is_2(examined: list[Settings], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["doctor"]) == 2
+    assert "no engine is known" in capsys.readouterr().err
+    assert examined == []
+
+
+def test_engines_may_be_listed_in_a_file_alone(served: list[Settings], tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text(yaml.safe_dump({"discovery": {"file": {"path": str(tmp_path / "engines.yaml")}}}))
+    assert cli.main(["serve", "--config", str(config)]) == 0
+    assert len(served) == 1

@@ -1,5 +1,6 @@
 """Settings: where a value comes from, and what is said about one that cannot be."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +154,67 @@ def test_faults_between_engines() -> None:
     ]
     assert faults(flags={"backends": [prefill]}) == [
         "backends: there are prefill engines only; add a decode engine (--decode URL)"
+    ]
+
+
+def test_prefill_engines_only_are_no_fault_where_others_may_be_found() -> None:
+    discovery = {"file": {"path": "engines.yaml"}}
+    load(flags={"backends": [{"url": "http://p:1", "role": "prefill"}], "discovery": discovery}, environ={})
+
+
+def dns_faults(**fields: Any) -> list[str]:
+    return faults(flags={"discovery": {"dns": fields}})
+
+
+def test_dns_names_that_can_be_looked_up() -> None:
+    pools = {
+        "prefill": {"name": "prefill.internal.", "port": 8200},
+        "decode": {"name": "_http._tcp.decode.internal", "srv": True, "group": "blue"},
+    }
+    rules = load(flags={"discovery": {"dns": {**pools, "nameserver": "::1"}}}, environ={}).discovery.dns
+    assert rules is not None
+    assert [(role, pool.name, pool.port, pool.group) for role, pool in rules.pools.items()] == [
+        (Role.PREFILL, "prefill.internal.", 8200, "default"),
+        (Role.DECODE, "_http._tcp.decode.internal", None, "blue"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("pool", "fault"),
+    [
+        ({"name": "d.internal"}, "port: must be given unless `srv` is true"),
+        ({"name": "d.internal", "srv": True, "port": 1}, "port: must be left out with `srv`"),
+        ({"name": "d.internal", "port": 0}, "port: input should be greater than or equal to 1"),
+        ({"name": "10.0.0.1", "port": 1}, "name: is an address, not a name"),
+        ({"name": "fe80::1", "port": 1}, "name: is an address, not a name"),
+        ({"name": "d internal", "port": 1}, "name: must be a DNS name"),
+        ({"name": "d..internal", "port": 1}, "name: must be a DNS name"),
+        ({"name": "x" * 64, "port": 1}, "name: must be a DNS name"),
+        ({"name": "http://d.internal", "port": 1}, "name: must be a DNS name"),
+        ({"port": 1}, "name: must be given"),
+        ({"name": "d.internal", "port": 1, "sped": 1}, "sped: unknown setting"),
+    ],
+)
+def test_dns_names_that_cannot_name_the_field(pool: dict[str, Any], fault: str) -> None:
+    (found,) = dns_faults(decode=pool)
+    assert found.startswith(f"discovery.dns.decode.{fault}")
+
+
+def test_other_faults_of_dns() -> None:
+    pool = {"name": "d.internal", "port": 1}
+    assert dns_faults()[0].startswith("discovery.dns: must name engines")
+    assert dns_faults(decode=pool, nameserver="ns.internal")[0].startswith(
+        "discovery.dns.nameserver: must be an IP address"
+    )
+    assert dns_faults(decode={**pool, "key_env": "KEY"}) == [
+        "discovery.dns.decode.key_env: the environment variable KEY is not set"
+    ]
+
+
+def test_dns_without_its_library_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "dns", None)
+    assert dns_faults(decode={"name": "d.internal", "port": 1}) == [
+        "discovery.dns: needs dnspython, which is not installed: pip install 'pd-router[dns]'"
     ]
 
 

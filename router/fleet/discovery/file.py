@@ -18,15 +18,20 @@ log = logging.getLogger(__name__)
 ENGINES = TypeAdapter(tuple[BackendSettings, ...])
 
 Found = Callable[[Iterable[BackendSettings]], list[str]]
+Failed = Callable[[str], None]
 
 
 class BackendsFile:
-    """A file with a YAML or JSON list of engines, in the form of `backends`; `found` is told what it lists."""
+    """A file with a YAML or JSON list of engines, in the form of `backends`.
 
-    def __init__(self, rules: FileDiscovery, found: Found) -> None:
+    `found` is told what it lists, `failed` why it cannot be read.
+    """
+
+    def __init__(self, rules: FileDiscovery, found: Found, failed: Failed) -> None:
         self._path = Path(rules.path)
         self._refresh_s = rules.refresh_s
         self._found = found
+        self._failed = failed
         self._seen: object = None
 
     async def run(self) -> None:
@@ -55,6 +60,7 @@ class BackendsFile:
         """A fault is told once, not at every look."""
         if why != self._seen:
             self._seen = why
+            self._failed(why)
             log.error("the list of engines was left as it was", extra={"facts": {"file": str(self._path), "why": why}})
 
 

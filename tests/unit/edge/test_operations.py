@@ -51,6 +51,7 @@ async def test_the_fleet_tells_state_load_and_why(client: httpx.AsyncClient) -> 
     expected = {"id": "127.0.0.1:8201", "state": "up", "why": "probes answered", "since_s": 5.0, "inflight_tokens": 30}
     assert {name: engine[name] for name in expected} == expected
     assert engine["models"] == {MODEL: None}
+    assert fleet["warm_ups"] == {"warm": 0, "cold": 0, "failed": []}
 
 
 @pytest.mark.parametrize(

@@ -26,3 +26,11 @@ def test_ready_without_prefill_is_worth_a_note() -> None:
     prefill.standing.good_probe(1.0)
     assert readiness.notes() == []
     assert Readiness(Fleet([a_backend(Role.DECODE, 2)])).notes() == []
+
+
+def test_pools_that_cannot_hand_over_to_each_other_are_worth_one_too() -> None:
+    old, new = a_backend(Role.PREFILL, 1, group="old"), a_backend(Role.DECODE, 2, group="new")
+    readiness = Readiness(Fleet([old, new]))
+    assert (readiness.reasons_against(), len(readiness.notes())) == ([], 1)
+    assert Readiness(Fleet([old, new, a_backend(Role.DECODE, 3, group="old")])).notes() == []
+    assert len(Readiness(Fleet([old, new, a_backend(Role.DECODE, 3, group="old", up=False)])).notes()) == 1

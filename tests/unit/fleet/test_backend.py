@@ -5,6 +5,7 @@ import pytest
 from router.engines import PAIRED, PLAIN
 from router.engines.gauges import Gauges
 from router.fleet.backend import ModelCard
+from router.fleet.identity import Identity
 from router.fleet.load import Load
 from router.settings import Probes, Role
 from tests.support.builders import a_backend
@@ -47,6 +48,15 @@ def test_silence_of_two_probes_breaks_the_chain_of_life() -> None:
     assert backend.liveness.alive_at(11.0) == 11.0
 
 
+def test_its_group_is_learnt_unless_it_is_configured() -> None:
+    learnt, configured = a_backend(), a_backend(group="blue")
+    for backend in (learnt, configured):
+        backend.learn(Identity("0.32.0", ("m",)))
+    assert (learnt.group, configured.group) == ("0.32.0 m", "blue")
+    assert [learnt.describe(0.0)[k] for k in ("version", "group", "group_learnt")] == ["0.32.0", "0.32.0 m", True]
+    assert [configured.describe(0.0)[k] for k in ("version", "group", "group_learnt")] == ["0.32.0", "blue", False]
+
+
 def test_a_lease_is_counted_against_it() -> None:
     backend = a_backend()
     backend.lease(10)
@@ -72,7 +82,9 @@ def test_the_facts_of_the_fleet_view() -> None:
         "id": "127.0.0.1:8100",
         "url": "http://127.0.0.1:8100",
         "role": "prefill",
-        "group": "default",
+        "version": None,
+        "group": "unknown",
+        "group_learnt": True,
         "engine": "vllm-nixl",
         "models": {"m": 4096},
         "state": "up",

@@ -72,34 +72,93 @@ async def test_who_is_not_there_cannot_be_removed() -> None:
 
 async def test_a_source_says_who_is_there() -> None:
     here = Site()
-    assert here.members.found([engine(2), engine(3)]) == []
+    assert here.members.found("file", [engine(2), engine(3)]) == []
     two, three = here.fleet.backends[1:]
-    assert here.members.found([engine(3), engine(4)]) == []
+    assert here.members.found("file", [engine(3), engine(4)]) == []
     assert here.ports == [1, 3, 4]
     assert here.fleet.backends[1] is three
     assert two not in here.fleet.backends
-    assert here.members.found([]) == []
+    assert here.members.found("file", []) == []
     assert here.ports == [1]
 
 
 async def test_an_engine_whose_settings_changed_is_another_one() -> None:
     here = Site()
-    here.members.found([engine(2)])
+    here.members.found("file", [engine(2)])
     before = here.fleet.backends[1]
-    here.members.found([engine(2, group="blue")])
+    here.members.found("file", [engine(2, group="blue")])
     assert (here.ports, here.fleet.backends[1].group) == ([1, 2], "blue")
     assert here.fleet.backends[1] is not before
 
 
 async def test_what_cannot_be_taken_in_is_told_and_tried_again() -> None:
     here = Site()
-    faults = here.members.found([engine(1), engine(2, key_env="KEY"), engine(3)])
+    faults = here.members.found("file", [engine(1), engine(2, key_env="KEY"), engine(3)])
     assert (len(faults), here.ports) == (2, [1, 3])
-    assert len(here.members.found([engine(1), engine(3)])) == 1
+    assert len(here.members.found("file", [engine(1), engine(3)])) == 1
 
 
 async def test_one_that_an_operator_removed_is_not_removed_twice() -> None:
     here = Site()
-    here.members.found([engine(2)])
+    here.members.found("file", [engine(2)])
     here.members.remove("127.0.0.1:2")
-    assert here.members.found([]) == []
+    assert here.members.found("file", []) == []
+
+
+async def test_each_source_owns_what_it_found() -> None:
+    here = Site()
+    here.members.found("file", [engine(2), engine(3)])
+    shared = here.fleet.backends[2]
+    assert here.members.found("dns", [engine(3), engine(4)]) == []
+    assert here.ports == [1, 2, 3, 4]
+    here.members.found("file", [])
+    assert here.ports == [1, 3, 4]
+    assert here.fleet.backends[1] is shared, "the other source lists it, so that it was not touched"
+    here.members.found("dns", [engine(4)])
+    assert here.ports == [1, 4]
+
+
+async def test_what_is_configured_is_no_sources_to_remove() -> None:
+    here = Site()
+    assert len(here.members.found("dns", [engine(1, Role.DECODE)])) == 1
+    assert here.members.found("dns", []) == []
+    assert (here.ports, here.changed) == ([1], [])
+
+
+async def test_of_what_two_sources_list_the_first_has_its_way() -> None:
+    here = Site()
+    here.members.found("file", [engine(2, group="blue")])
+    assert here.members.found("dns", [engine(2)]) == [
+        "http://127.0.0.1:2 is listed elsewhere with another role or other settings, which it keeps"
+    ]
+    assert here.fleet.backends[1].group == "blue"
+    here.members.found("file", [])
+    assert here.fleet.backends[1].group == "default"
+
+
+async def test_a_source_hears_of_its_own_faults_only() -> None:
+    here = Site()
+    assert len(here.members.found("file", [engine(1)])) == 1
+    assert here.members.found("dns", [engine(2)]) == []
+
+
+async def test_a_source_that_cannot_be_read_changes_nothing_and_can_be_seen() -> None:
+    here = Site()
+    here.members.found("dns", [engine(2)])
+    here.members.failed("dns", "no answer")
+    assert (here.ports, here.fleet.describe(0.0)["sources"]) == ([1, 2], {"dns": {"ok": False, "why": "no answer"}})
+    here.members.found("dns", [engine(2)])
+    assert here.fleet.sources == {"dns": None}
+
+
+async def test_the_last_usable_engine_stays_until_its_successor_was_probed() -> None:
+    here = Site()
+    here.members.found("dns", [engine(2)], told_again=True)
+    here.fleet.backends[1].standing.good_probe(0.0)
+    here.members.found("dns", [engine(3)], told_again=True)
+    assert here.ports == [1, 2, 3]
+    here.fleet.backends[2].standing.good_probe(0.0)
+    here.members.found("dns", [engine(3)], told_again=True)
+    assert here.ports == [1, 3]
+    here.members.found("dns", [], told_again=True)
+    assert here.ports == [1]

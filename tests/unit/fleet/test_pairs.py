@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.fleet.pairs import Pairs
+from router.fleet.pairs import Meeting, Pairs
 from router.settings import PairRules
 
 RULES = PairRules(failures=2, quarantine_s=60)
@@ -55,6 +55,26 @@ def test_a_new_engine_has_no_past(pairs: Pairs) -> None:
     pairs.forget("d")
     assert pairs.usable("p", "d", 2)
     assert not pairs.usable("p", "e", 2)
+
+
+def meeting(fault: str | None = None, at: float = 10) -> Meeting:
+    return Meeting(at, ((1, "a"), (1, None)), fault, 0.0)
+
+
+def test_warm_ups_are_told_and_what_failed_by_name(pairs: Pairs) -> None:
+    pairs.cold = {("p", "d"), ("p", "e"), ("q", "d")}
+    pairs.met("p", "d", meeting())
+    pairs.met("p", "e", meeting("decode: answered 500", at=10))
+    failed = {"prefill": "p", "decode": "e", "why": "decode: answered 500", "ago_s": 2.5}
+    assert pairs.warm_ups(12.5) == {"warm": 1, "cold": 1, "failed": [failed]}
+
+
+def test_a_new_engine_has_met_nobody(pairs: Pairs) -> None:
+    pairs.cold = {("p", "d"), ("q", "e")}
+    pairs.met("p", "e", meeting())
+    pairs.met("q", "d", meeting())
+    pairs.forget("d")
+    assert (pairs.cold, list(pairs.meetings)) == ({("q", "e")}, [("p", "e")])
 
 
 @given(st.lists(st.tuples(st.sampled_from(["fail", "work"]), st.floats(0, 30)), max_size=40))

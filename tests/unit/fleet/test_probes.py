@@ -37,6 +37,7 @@ def engine() -> Iterator[respx.MockRouter]:
     with respx.mock(base_url="http://127.0.0.1:8000", assert_all_called=False) as engine:
         engine.get("/health", name="health").respond(200)
         engine.get("/v1/models", name="models").respond(200, json={"data": [CARD]})
+        engine.get("/version", name="version").respond(200, json={"version": "0.32.0"})
         yield engine
 
 
@@ -168,6 +169,50 @@ async def test_an_engine_that_was_away_is_asked_for_its_models_again(engine: res
     assert (backend.standing.state, list(backend.models)) == (State.UP, ["adapter"])
 
 
+async def test_version_and_model_make_its_group(engine: respx.MockRouter) -> None:
+    backend = fresh(key="k")
+    await probed(backend)
+    assert (backend.identity.version, backend.group) == ("0.32.0", f"0.32.0 {MODEL}")
+    assert engine["version"].calls.last.request.headers["authorization"] == "Bearer k"
+
+
+async def test_a_configured_group_wins(engine: respx.MockRouter) -> None:
+    backend = fresh(group="blue")
+    await probed(backend)
+    assert (backend.identity.version, backend.group) == ("0.32.0", "blue")
+
+
+@pytest.mark.parametrize("version", [httpx.Response(404), httpx.Response(200, text="<html>")])
+async def test_an_engine_need_not_tell_its_version(engine: respx.MockRouter, version: httpx.Response) -> None:
+    engine["version"].mock(return_value=version)
+    backend = fresh()
+    assert await probed(backend) == ["up"]
+    assert backend.group == f"unknown {MODEL}"
+
+
+async def test_an_engine_that_cannot_tell_its_version_now_is_not_taken_for_one_without(
+    engine: respx.MockRouter,
+) -> None:
+    backend = fresh()
+    await probed(backend)
+    engine["version"].respond(503)
+    await probed(backend)
+    assert (backend.group, backend.standing.faltered) == (f"0.32.0 {MODEL}", True)
+    assert backend.standing.state is State.UP
+
+
+async def test_after_one_bad_probe_it_may_be_another_process(engine: respx.MockRouter) -> None:
+    backend = fresh()
+    async with prober(backend) as probing:
+        await probing.probe(backend)
+        engine["health"].mock(side_effect=httpx.ConnectError)
+        await probing.probe(backend)
+        engine["health"].mock(return_value=httpx.Response(200))
+        engine["version"].respond(200, json={"version": "0.33.0"})
+        await probing.probe(backend)
+    assert (backend.standing.lives, backend.group) == (2, f"0.33.0 {MODEL}")
+
+
 async def test_an_answered_probe_proves_life_from_when_it_was_sent(engine: respx.MockRouter) -> None:
     clock, backend = Clock(), fresh()
 
@@ -195,7 +240,7 @@ async def test_a_failed_probe_proves_nothing(engine: respx.MockRouter) -> None:
 
 async def test_probes_give_an_engine_so_much_time(engine: respx.MockRouter) -> None:
     await probed(fresh())
-    for route in ("health", "models"):
+    for route in ("health", "models", "version"):
         assert engine[route].calls.last.request.extensions["timeout"]["read"] == RULES.timeout_s
 
 
@@ -204,6 +249,7 @@ async def test_the_first_round_looks_at_every_engine() -> None:
     with respx.mock() as engines:
         engines.get(url__regex=r"http://127.0.0.1:800[01]/health").respond(200)
         engines.get(url__regex=r"http://127.0.0.1:800[01]/v1/models").respond(200, json={"data": [CARD]})
+        engines.get(url__regex=r"http://127.0.0.1:800[01]/version").respond(404)
         engines.get("http://127.0.0.1:8002/health").mock(side_effect=httpx.ConnectError)
         async with prober(*backends) as probing:
             await probing.probe_all()
@@ -222,6 +268,7 @@ async def pauses(backend: Backend, span_s: float) -> list[float]:
     with respx.mock(base_url=backend.url, assert_all_called=False) as engine:
         engine.get("/health").mock(side_effect=seen)
         engine.get("/v1/models").respond(200, json={"data": [CARD]})
+        engine.get("/version").respond(404)
         async with prober(backend) as probing:
             with pytest.raises(TimeoutError):
                 await asyncio.wait_for(probing.run(), span_s)
@@ -277,6 +324,7 @@ async def test_only_a_silent_engine_is_asked_and_until_it_answers() -> None:
     with respx.mock(base_url=backend.url, assert_all_called=False) as engine:
         engine.get("/health").respond(200)
         engine.get("/v1/models").respond(200, json={"data": [CARD]})
+        engine.get("/version").respond(404)
         asked = engine.post("/v1/completions").mock(side_effect=[httpx.ReadTimeout, httpx.Response(200)])
         async with prober(backend) as probing:
             with pytest.raises(TimeoutError):

@@ -266,3 +266,12 @@ def test_whatever_happens_good_probes_and_requests_bring_it_back(events: list[st
         if standing.usable:
             standing.worked(now)
     assert standing.state is State.UP
+
+
+@pytest.mark.parametrize(
+    ("results", "lives", "faltered"),
+    [("", 0, False), ("+", 1, False), ("++", 1, False), ("-+", 1, False), ("+-", 1, True), ("+-+", 2, False)],
+)
+def test_after_a_bad_probe_it_lives_anew(results: str, lives: int, faltered: bool) -> None:
+    standing = after(results)
+    assert (standing.lives, standing.faltered) == (lives, faltered)

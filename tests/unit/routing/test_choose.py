@@ -17,11 +17,16 @@ LONG = 600
 
 
 def choose(
-    *backends: Backend, call: Call | None = None, full: tuple[Backend, ...] = (), **rules: Any
+    *backends: Backend,
+    call: Call | None = None,
+    full: tuple[Backend, ...] = (),
+    cold: tuple[tuple[Backend, Backend], ...] = (),
+    **rules: Any,
 ) -> Route | Shortage:
     """Where a long prompt goes; everything pays unless `rules` say otherwise."""
     routing = Routing(**{"min_novel_tokens": 0, "min_concurrency": 0} | rules)
-    chooser = Chooser(routing, lambda backend, _: backend not in full, random.Random(1))
+    ids = {(prefill.id, decode.id) for prefill, decode in cold}
+    chooser = Chooser(routing, lambda backend, _: backend not in full, random.Random(1), cold=lambda: ids)
     return chooser.choose(call or a_call(prompt_tokens=LONG), Fleet(backends).snapshot(MODEL))
 
 
@@ -172,6 +177,30 @@ def test_a_group_whose_decode_engines_are_full_is_left_out() -> None:
     red, blue = a_backend("prefill", 1, group="red"), a_backend("prefill", 2, group="blue", tokens=999)
     red_decode, blue_decode = a_backend("decode", 11, group="red"), a_backend("decode", 12, group="blue")
     assert route(red, blue, red_decode, blue_decode, full=(red_decode,)).prefill is blue
+
+
+def test_pairs_that_have_met_are_preferred() -> None:
+    new_p, old_p = a_backend("prefill", 1), a_backend("prefill", 2, tokens=900)
+    old_d, new_d = a_backend("decode", 11, requests=9), a_backend("decode", 12)
+    cold = ((new_p, old_d), (new_p, new_d), (old_p, new_d))
+    chosen = route(new_p, old_p, old_d, new_d, cold=cold)
+    assert (chosen.prefill, chosen.decode) == (old_p, old_d)
+
+
+def test_a_prefill_engine_needs_one_partner_that_it_has_met() -> None:
+    new, old = a_backend("prefill", 1), a_backend("prefill", 2, tokens=900)
+    chosen = route(new, old, D1, D2, cold=((new, D1),))
+    assert (chosen.prefill, chosen.decode) == (new, D2)
+
+
+def test_where_nobody_has_met_requests_do_not_wait() -> None:
+    assert route(P1, D1, cold=((P1, D1),)) == Route(RouteKind.DISAGGREGATED, D1, P1, Reason.NOVEL_PROMPT)
+
+
+def test_an_engine_of_another_group_is_no_partner_to_have_met() -> None:
+    new, old = a_backend("prefill", 1), a_backend("prefill", 2, tokens=900)
+    other = a_backend("decode", 12, group="blue")
+    assert route(new, old, D1, other, cold=((new, D1),)).prefill is old
 
 
 def test_each_pool_has_its_own_policy() -> None:

@@ -9,6 +9,7 @@ from router.admission.grant import Grant
 from router.admission.permits import Permits
 from router.exchange.pool import Connections
 from router.exchange.release import Releases
+from router.exchange.warm_up import WarmUps
 from router.fleet.fleet import Fleet
 from router.settings import Admission, Role
 from router.telemetry.audit import LOOKS, RULES, SPARE, Audit
@@ -24,12 +25,14 @@ class Site:
         self.permits = Permits(Admission())
         self.sockets = SimpleNamespace(open=0, idle=0)
         self.releases = SimpleNamespace(open=0)
+        self.warm_ups = SimpleNamespace(open=0)
         self.registry = CollectorRegistry()
         self.audit = Audit(
             self.fleet,
             self.permits,
             cast("Connections", self.sockets),
             cast("Releases", self.releases),
+            cast("WarmUps", self.warm_ups),
             self.registry,
         )
 
@@ -84,6 +87,10 @@ def test_a_connection_that_was_not_given_back_is_found() -> None:
     here.sockets.open += 1
     assert here.broken == {"sockets"}
     here.releases.open = 1
+    assert here.broken == set()
+    here.sockets.open += 2
+    assert here.broken == {"sockets"}
+    here.warm_ups.open = 1
     assert here.broken == set()
 
 

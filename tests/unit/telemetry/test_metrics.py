@@ -118,6 +118,12 @@ def test_releases_are_counted_by_reason() -> None:
     assert told.value("kv_stranded_total", reason="timeout") == 1
 
 
+def test_warm_ups_are_counted() -> None:
+    told = Told()
+    told.metrics.warmed_up("ok")
+    assert told.value("warm_ups_total", outcome="ok") == 1
+
+
 def test_a_further_try_is_counted_and_the_decision_only_once() -> None:
     told = Told()
     journey = told.journey()
@@ -136,7 +142,9 @@ def test_gauges_are_read_from_the_fleet() -> None:
     permits.take(up, 10)
     pairs = Pairs(PairRules(failures=1))
     pairs.failed("p:1", "d:1", 0.0)
-    registry.register(FleetMetrics(Fleet([up, down]), permits, Line(Admission(), lambda: 1.0), pairs, lambda: 1.0))
+    fleet = Fleet([up, down])
+    fleet.sources |= {"file": None, "dns decode": "no answer"}
+    registry.register(FleetMetrics(fleet, permits, Line(Admission(), lambda: 1.0), pairs, lambda: 1.0))
 
     def value(name: str, **labels: str) -> float | None:
         return registry.get_sample_value(f"pd_router_{name}", labels)
@@ -146,6 +154,7 @@ def test_gauges_are_read_from_the_fleet() -> None:
     assert value("backend_state", pool="decode", backend="127.0.0.1:1", state="up") == 1
     assert value("backend_state", pool="prefill", backend="127.0.0.1:2", state="up") == 0
     assert value("quarantined_pairs") == 1
+    assert (value("discovery_ok", source="file"), value("discovery_ok", source="dns decode")) == (1, 0)
     assert value("queue_depth", pool="decode") == 0
     assert value("inflight_requests", pool="decode", backend="127.0.0.1:1") == 2
     assert value("inflight_tokens", pool="decode", backend="127.0.0.1:1") == 30

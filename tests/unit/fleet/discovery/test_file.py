@@ -18,7 +18,8 @@ class Reader:
     def __init__(self, path: Path) -> None:
         self.path = path / "backends.yaml"
         self.found: list[list[str]] = []
-        self.file = BackendsFile(FileDiscovery(path=str(self.path), refresh_s=0.01), self.note)
+        self.faults: list[str] = []
+        self.file = BackendsFile(FileDiscovery(path=str(self.path), refresh_s=0.01), self.note, self.faults.append)
 
     def note(self, engines: Iterable[BackendSettings]) -> list[str]:
         self.found.append([engine.url for engine in engines])
@@ -64,6 +65,7 @@ def test_what_is_no_list_changes_nothing_and_is_told_once(
         assert [reader.look(text), reader.look()] == [0, 0]
     (record,) = caplog.records
     assert why in record.__dict__["facts"]["why"]
+    assert reader.faults == [record.__dict__["facts"]["why"]]
     assert reader.look(ONE) == 1
 
 

@@ -1,0 +1,1 @@
+"""Which router loses what when engines break and clients leave?"""
