@@ -87,6 +87,26 @@ TROUBLE = (
         kind="stack",
     ),
     Panel(
+        "Sources of engines",
+        "bool_yes_no",
+        "Whether the file, or each DNS name, that lists engines can be read. No: engines that come are not seen; "
+        "/fleet says why.",
+        "PdRouterDiscoveryStale",
+        [Query("min by (instance, source) (pd_router_discovery_ok)", "{{instance}} {{source}}")],
+        kind="number",
+        good_from=1,
+        width=24,
+    ),
+    Panel(
+        "Pairs made acquainted",
+        "short",
+        "Tiny hand-overs per second between engines that were new to each other, by outcome. Other than ok for long: "
+        "the pair cannot hand over, see /fleet.",
+        "PdRouterPairQuarantined",
+        [rates("warm_ups_total", "outcome")],
+        kind="stack",
+    ),
+    Panel(
         "Pairs in quarantine",
         "short",
         "Pairs of engines whose hand-overs fail though both work. Which: /fleet, quarantined_pairs.",

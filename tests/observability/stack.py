@@ -214,7 +214,10 @@ def _gateway(stack: Stack, folder: Path) -> Sequence[str]:
     }
     drain = {"drain_accept_s": 0, "drain_timeout_s": 1}
     path = folder / "gateway.yaml"
-    path.write_text(yaml.safe_dump({**SETTINGS, **listeners, "drain": drain, "backends": backends}))
+    listed = folder / "backends.yaml"
+    listed.write_text(yaml.safe_dump(backends))
+    discovery = {"file": {"path": str(listed)}}
+    path.write_text(yaml.safe_dump({**SETTINGS, **listeners, "drain": drain, "discovery": discovery}))
     return [sys.executable, "-m", "router", "serve", "--config", str(path)]
 
 
