@@ -50,7 +50,7 @@ soak: $(VENV)/.dev ## every kind of fault in turn under load, for MINUTES=10; no
 
 test-observability: $(VENV)/.dev build/prometheus/usr/bin/promtool ## dashboards, rules and alerts on a Prometheus that scrapes a gateway under load
 	@build/prometheus/usr/bin/promtool check config deploy/prometheus/prometheus.yml
-	@build/prometheus/usr/bin/promtool test rules deploy/prometheus/tests/alerts.test.yml
+	@build/prometheus/usr/bin/promtool test rules deploy/prometheus/tests/*.test.yml
 	@$(python) -m pytest tests/observability -s $(ARGS)
 
 test-vllm: $(VENV)/.dev ## acceptance tests against real vLLM engines
