@@ -27,7 +27,7 @@ done; \
 "$$found" -c 'import ensurepip, venv' 2>/dev/null || { echo "$$found has no venv module; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
 endef
 
-.PHONY: help run run-vllm test test-faults test-observability soak test-vllm check bench bench-faults lock clean
+.PHONY: help run run-vllm test test-faults test-observability soak test-vllm mutants check bench bench-faults lock clean
 
 help: ## this list
 	@echo "make TARGET [PORT=8000] [OPS_PORT=8001] [ARGS=...] [PYTHON=...] [VENV=.venv]"
@@ -42,8 +42,8 @@ run-vllm: $(VENV)/.dev ## real vLLM engines on the CPU with NIXL, and the gatewa
 test: $(VENV)/.dev ## unit and integration tests, with the coverage gate; needs no engine
 	@$(python) -m pytest --cov --cov-report=term $(ARGS)
 
-test-faults: $(VENV)/.dev ## what each fault of an engine costs the clients, as a table
-	@$(python) -m pytest tests/faults $(ARGS)
+test-faults: $(VENV)/.dev ## what each fault of an engine costs the clients, as a table; at full size
+	@FAULTS_FULL=1 $(python) -m pytest tests/faults $(ARGS)
 
 soak: $(VENV)/.dev ## every kind of fault in turn under load, for MINUTES=10; nothing may be lost, left or grown
 	@$(python) -m tests.soak.soak --minutes $(MINUTES) $(ARGS)
@@ -55,6 +55,10 @@ test-observability: $(VENV)/.dev build/prometheus/usr/bin/promtool ## dashboards
 
 test-vllm: $(VENV)/.dev ## acceptance tests against real vLLM engines
 	@$(python) -m pytest tests/vllm $(ARGS)
+
+mutants: $(VENV)/.mutation ## break what must not break in every small way: which mutants does no unit test notice? about 10 minutes
+	@$(bin)/mutmut run $(ARGS)
+	@$(bin)/mutmut results
 
 check: $(VENV)/.dev ## format, lint, types, structure; prints how large the code is
 	@$(bin)/ruff format --check .
@@ -72,9 +76,10 @@ bench-faults: $(VENV)/.runtime ## what each fault costs the clients of the gatew
 lock: build/uv/bin/uv ## resolve pyproject.toml anew into requirements.lock and requirements-dev.lock
 	@$(lock) --output-file requirements.lock
 	@$(lock) --extra dev --constraints requirements.lock --output-file requirements-dev.lock
+	@$(lock) --extra dev --group mutation --constraints requirements-dev.lock --output-file requirements-mutation.lock
 
 clean: ## remove the environment and everything that can be made again
-	@rm -rf $(VENV) build dist htmlcov pd_router.egg-info .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@rm -rf $(VENV) build dist mutants htmlcov pd_router.egg-info .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	@find router tests deploy bench -name __pycache__ -prune -exec rm -rf {} +
 
 $(VENV)/.runtime: requirements.lock
@@ -86,6 +91,11 @@ $(VENV)/.runtime: requirements.lock
 $(VENV)/.dev: requirements-dev.lock $(VENV)/.runtime
 	@echo "installing the test tools"
 	@$(pip_install) --require-hashes --requirement requirements-dev.lock
+	@touch $@
+
+$(VENV)/.mutation: requirements-mutation.lock $(VENV)/.dev
+	@echo "installing the mutation tester"
+	@$(pip_install) --require-hashes --requirement requirements-mutation.lock
 	@touch $@
 
 # Debian's package, unpacked and not installed, as installing it would start the service.

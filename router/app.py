@@ -45,6 +45,7 @@ from router.fleet.membership import Membership
 from router.fleet.pairs import Pairs
 from router.fleet.probes import Prober
 from router.fleet.scrape import Scraper
+from router.fleet.standing import State
 from router.gateway import Gateway
 from router.json_bounds import JsonBounds
 from router.retries import Notice, Retries
@@ -106,15 +107,14 @@ def build(settings: Settings, log_lines: Lines | None = None) -> App:
     pairs = Pairs(settings.pairs)
     registry.register(FleetMetrics(fleet, permits, line, pairs, clock))
     connections = Connections(settings.timeouts.connect_s)
-    releases = Releases(connections, settings.handoff, metrics)
+    releases = Releases(connections, settings.handoff, metrics, fleet.stand_ins)
 
     def call_who_waits(backend: Backend) -> None:
         for model in backend.models:  # they may go now, or need not wait any more
             line.call_next(model, answering_pool(backend))
 
     def notice(backend: Backend) -> None:
-        _log_standing(backend)
-        warm_ups.look()
+        _note_standing(backend, pairs, warm_ups)
         call_who_waits(backend)
 
     client = httpx.AsyncClient(transport=EngineTransport(connections), trust_env=False)
@@ -137,7 +137,7 @@ def build(settings: Settings, log_lines: Lines | None = None) -> App:
         line=line,
         queue_timeout_s=settings.admission.queue_timeout_s,
         exchange=exchange,
-        retries=_retries(settings, fleet, pairs, rng, notice),
+        retries=_retries(settings, fleet, pairs, rng, (notice, permits.is_full)),
         observers=(metrics,) if log_lines is None else (metrics, AccessLog(log_lines)),
         clock=clock,
         strip_engine_fields=settings.edge.strip_engine_fields,
@@ -172,7 +172,10 @@ def build(settings: Settings, log_lines: Lines | None = None) -> App:
     )
 
 
-def _retries(settings: Settings, fleet: Fleet, pairs: Pairs, rng: random.Random, notice: Notice) -> Retries:
+def _retries(
+    settings: Settings, fleet: Fleet, pairs: Pairs, rng: random.Random, told: tuple[Notice, Notice]
+) -> Retries:
+    notice, full = told
     return Retries(
         fleet=fleet,
         pairs=pairs,
@@ -182,6 +185,7 @@ def _retries(settings: Settings, fleet: Fleet, pairs: Pairs, rng: random.Random,
         clock=time.monotonic,
         rng=rng,
         notice=notice,
+        full=full,
         budgets={leg: RetryBudget(settings.retries) for leg in Leg},
     )
 
@@ -222,7 +226,11 @@ def _backend(settings: Settings, backend: BackendSettings) -> Backend:
     )
 
 
-def _log_standing(backend: Backend) -> None:
+def _note_standing(backend: Backend, pairs: Pairs, warm_ups: WarmUps) -> None:
+    """An engine's state has changed."""
+    if backend.standing.state is State.UP:
+        pairs.forget(backend.id)  # it may have been away, and be another engine now
+    warm_ups.look()
     level = logging.INFO if backend.standing.usable else logging.WARNING
     facts = {"pool": backend.role.value, "backend": backend.id, "why": backend.standing.why}
     log.log(level, f"engine {backend.standing.state.value}", extra={"facts": facts})

@@ -254,6 +254,9 @@ class BadAnswer(EngineFault):
 
     reason = "bad_answer"
 
+    over = False
+    """All of the answer was there: the engine is done with the request."""
+
 
 class OversizedAnswer(BadAnswer):
     """An answer, or an event of one, larger than the gateway takes."""

@@ -12,6 +12,7 @@ from router.call import DEFAULT_BOUNDS, Api, Call, Trace, understand
 from router.errors import EngineFault, Outcome, RequestError, Unavailable, UnknownModel
 from router.exchange.exchange import Exchange, Legs
 from router.exchange.relay import Client, relay
+from router.fleet.backend import Backend
 from router.fleet.fleet import Fleet
 from router.json_bounds import JsonBounds, loads
 from router.retries import Retries, Tries
@@ -100,7 +101,8 @@ class Gateway:
         pool: Role | None = None
         while True:
             try:
-                route = self._choose(call, tries, journey)
+                # who has waited takes whatever is free, as those behind would: also an engine that failed it before
+                route = self._choose(call, tries, journey, avoid=tries.avoid if pool is None else frozenset())
             except RequestError:
                 self.line.call_all_next(call.model)  # who waits is to hear of it, too
                 raise
@@ -119,10 +121,10 @@ class Gateway:
             self.line.call_next(call.model, pool)
         return route
 
-    def _choose(self, call: Call, tries: Tries, journey: Journey) -> Route | Shortage:
+    def _choose(self, call: Call, tries: Tries, journey: Journey, *, avoid: frozenset[Backend]) -> Route | Shortage:
         """The route of a call, or the pool that has no room for it now. Raises what the client is told else."""
         journey.stream, journey.prompt_tokens = call.stream, call.prompt_tokens
-        snapshot = self.fleet.snapshot(call.model, tries.avoid)
+        snapshot = self.fleet.snapshot(call.model, avoid)
         if not snapshot.known:
             raise UnknownModel(f"the model {call.model!r} does not exist here; see /v1/models", param="model")
         journey.model = call.model

@@ -4,8 +4,8 @@
     ----------------------------------------------------------+-------------------------------------+------------------
     prefill: refused, lost, 5xx, timeout, no good hand-over   | another prefill engine; at the end  | the engine's
                                                               | as `on_prefill_unavailable` says    |
-    decode: refused, lost, 5xx, timeout, no good answer       | again from the start, elsewhere     | the engine's; of a
-                                                              |                                     | 503 nobody's
+    decode: refused, lost, 5xx, timeout, no good answer       | again from the start, elsewhere     | the engine's
+    any: 503, an engine that has no room                      | the same; it is full for a second   | nobody's
     decode: a first event that tells of a failure, after a    | again from the start, another pair  | the pair's
     hand-over                                                 |                                     |
     any: the gateway may open no more files               | as if refused, after a pause        | nobody's
@@ -66,7 +66,10 @@ class Tries:
 
 @dataclass(frozen=True, slots=True)
 class Retries:
-    """Judges how tries ended, and says whether there is another. `notice` hears of each engine whose state changed."""
+    """Judges how tries ended, and says whether there is another.
+
+    `notice` hears of each engine whose state changed, `full` of each that has no room.
+    """
 
     fleet: Fleet
     pairs: Pairs
@@ -76,6 +79,7 @@ class Retries:
     clock: Clock
     rng: random.Random
     notice: Notice
+    full: Notice
     budgets: Mapping[Leg, RetryBudget]
 
     def begin(self, model: str, now: float) -> Tries:
@@ -109,9 +113,11 @@ class Retries:
             self.pairs.failed(route.prefill.id, route.decode.id, now)
         elif isinstance(fault, OutOfFiles):
             pass
+        elif isinstance(fault, EngineError) and fault.answered == OVERLOADED:
+            self.full(engine)
         elif isinstance(fault, ConnectFailed):
             self._tell(engine, engine.standing.refused(now))
-        elif _tells_of_the_engine(fault):
+        elif not isinstance(fault, OversizedAnswer | OutOfTime):  # of which the request may be the reason
             spare = self.fleet.can_spare(engine)
             silent = isinstance(fault, EngineTimeout) and not engine.progress.since(fault.waited_since)
             self._tell(engine, engine.standing.failed(fault.reason, now, can_be_spared=spare, silent=silent))
@@ -171,10 +177,3 @@ class Retries:
         else:
             tries.local = True
         return True
-
-
-def _tells_of_the_engine(fault: EngineFault) -> bool:
-    """Whether an engine that fails like this again and again is broken; not so where the request may be the reason."""
-    if isinstance(fault, EngineError) and fault.answered == OVERLOADED:
-        return False
-    return not isinstance(fault, OversizedAnswer | OutOfTime)

@@ -58,8 +58,7 @@ class Line:
                 await place
         except (TimeoutError, asyncio.CancelledError) as ended:
             self._leave(model, pool, place)
-            if place.done() and not place.cancelled():  # the turn came, too late for this one
-                self.call_next(model, pool)
+            self.call_next(model, pool)  # a turn came too late, or was not given to who lined up behind meanwhile
             if isinstance(ended, TimeoutError):
                 raise self.refusal(pool) from None
             raise

@@ -5,12 +5,16 @@ prompts one after the other, so a request weighs by its tokens; one that is long
 of them, so that it gets in when the engine is free.
 """
 
+import asyncio
 import math
 from collections.abc import Mapping, Sequence
 
 from router.admission.line import Line
 from router.fleet.backend import Backend
 from router.settings import Admission, Role
+
+FULL_S = 1.0
+"""How long an engine that answers 503 is left alone: it looks idle otherwise, and draws what others have room for."""
 
 
 def answering_pool(backend: Backend) -> Role:
@@ -43,11 +47,12 @@ class Permit:
 class Permits:
     """Counts permits per engine against the limit of its pool; a limit of 0 is none.
 
-    `line` hears of those that are given back.
+    `line` hears of those that are given back. An engine that says itself that it is full has no room for a moment.
     """
 
     def __init__(self, settings: Admission, line: Line | None = None) -> None:
         self._line = line
+        self._full: dict[Backend, asyncio.TimerHandle] = {}
         self._tokens_per_permit = settings.prefill_permit_tokens
         self._limits: Mapping[Role, int] = {
             Role.PREFILL: settings.prefill_permits,
@@ -59,6 +64,8 @@ class Permits:
 
     def has_room(self, backend: Backend, prompt_tokens: int) -> bool:
         """Whether one more request, with a prompt so long, may go there."""
+        if self._full and backend in self._full:
+            return False
         limit = self._limits[backend.role]
         return limit == 0 or self._taken.get(backend, 0) + self._weight(backend, prompt_tokens, limit) <= limit
 
@@ -77,6 +84,17 @@ class Permits:
         self._requests[backend] -= 1
         if self._line is not None and self._limits[backend.role]:
             self._line.freed(backend.models, answering_pool(backend))
+
+    def is_full(self, backend: Backend) -> None:
+        """The engine said that it has no room; who waits is told when it is asked again."""
+        if (before := self._full.pop(backend, None)) is not None:
+            before.cancel()
+        self._full[backend] = asyncio.get_running_loop().call_later(FULL_S, self._try_again, backend)
+
+    def _try_again(self, backend: Backend) -> None:
+        del self._full[backend]
+        if self._line is not None:
+            self._line.call_first(backend.models, answering_pool(backend))
 
     def prompt_computed(self, backend: Backend) -> None:
         """An engine that computed a prompt in prefill's stead has room for another: who waits for prefill may go."""

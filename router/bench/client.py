@@ -3,6 +3,7 @@
 import asyncio
 import socket
 import struct
+import time
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -26,6 +27,9 @@ class Reply:
     headers: dict[str, str] = field(default_factory=dict)
     body: bytearray = field(default_factory=bytearray)
     complete: bool = False
+    asked_at: float = field(default_factory=time.monotonic)
+    first_at: float | None = None
+    """When the first of the body came."""
 
     def __post_init__(self) -> None:
         self._parser = httptools.HttpResponseParser(self)
@@ -44,6 +48,8 @@ class Reply:
 
     def on_body(self, data: bytes) -> None:
         """Part of httptools' protocol."""
+        if self.first_at is None:
+            self.first_at = time.monotonic()
         self.body += data
 
     def on_message_complete(self) -> None:

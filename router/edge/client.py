@@ -118,12 +118,14 @@ class AsgiClient:
             await self.send(COMMENT)
 
     async def _begin(self, content_type: bytes, first: bytes) -> None:
-        self._started = True
+        """A head has been started once it is written: a wait for a slow client before that may be cancelled."""
         headers = replies.headers(content_type, self.trace.request_id, replies.STREAM_HEADERS)
         if self.direct is not None:
             await self.direct.start(200, headers, first)
+            self._started = True
         else:
             await self._write(replies.start_message(200, headers))
+            self._started = True
             await self.send(first)
 
     async def send(self, data: bytes) -> None:
@@ -153,12 +155,13 @@ class AsgiClient:
             await self._complete(error.status, b"application/json", replies.error_body(error), more)
 
     async def _complete(self, status: int, content_type: bytes, body: bytes, more: replies.Headers = ()) -> None:
-        self._started = True
         headers = replies.headers(content_type, self.trace.request_id, (*replies.length(body), *more))
         if self._direct is not None:
             await self._direct.answer(status, headers, body)
+            self._started = True
         else:
             await self._write(replies.start_message(status, headers))
+            self._started = True
             await self._write({"type": "http.response.body", "body": body})
 
     async def _write(self, message: dict[str, Any]) -> None:

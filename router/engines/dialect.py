@@ -15,12 +15,13 @@ from router.engines.handoff import Handoff, KvPeers
 class Source:
     """Which prefill engine an answer came from, as far as its hand-over needs to know.
 
-    `alive_at` in monotonic seconds, see `Handoff`; `peers` belongs to that engine and is updated by a good hand-over.
+    `unfinished_at` in monotonic seconds, see `Handoff`; `peers` belongs to that engine and is updated by a good
+    hand-over.
     """
 
     peers: KvPeers
     kv_hosts: Collection[str]
-    alive_at: float
+    unfinished_at: float
     max_age_s: float
 
 

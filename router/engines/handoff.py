@@ -36,25 +36,25 @@ class HandoffState(Enum):
 class Handoff:
     """A claim on the KV of one prompt, held by one prefill engine.
 
-    `alive_at` is the latest moment (monotonic seconds) at which that engine was certainly alive before it can have
-    finished the prompt: the claim's age counts from there, because an engine that froze after its prefill delivers an
+    `unfinished_at` is the latest moment (monotonic seconds) at which the prompt was certainly not finished: the claim's
+    age counts from there, not from receipt, because an engine that froze, or whose answers come late, delivers an
     expired claim as if it were new. `max_age_s` is a fraction of the engine's lease. `usage` is what prefill computed.
     """
 
-    __slots__ = ("_parameters", "alive_at", "call", "max_age_s", "state", "usage")
+    __slots__ = ("_parameters", "call", "max_age_s", "state", "unfinished_at", "usage")
 
     def __init__(
         self,
         call: Call,
         parameters: Mapping[str, Any],
         *,
-        alive_at: float,
+        unfinished_at: float,
         max_age_s: float,
         usage: Usage | None = None,
     ) -> None:
         self.call = call
         self._parameters = parameters
-        self.alive_at = alive_at
+        self.unfinished_at = unfinished_at
         self.max_age_s = max_age_s
         self.usage = usage
         self.state = HandoffState.FRESH
@@ -68,8 +68,8 @@ class Handoff:
             raise BadHandoff(f"hand-over used twice: it was {self.state.value}")
         if call is not self.call:
             raise BadHandoff("hand-over of another request")
-        if now - self.alive_at > self.max_age_s:
-            raise BadHandoff(f"hand-over is {now - self.alive_at:.1f} s old, allowed are {self.max_age_s:.1f} s")
+        if now - self.unfinished_at > self.max_age_s:
+            raise BadHandoff(f"hand-over is {now - self.unfinished_at:.1f} s old, allowed are {self.max_age_s:.1f} s")
         self.state = HandoffState.SENT
         return self._parameters
 
@@ -84,7 +84,7 @@ class Handoff:
         return self._parameters
 
     def __repr__(self) -> str:
-        return f"<Handoff {self.call.trace.request_id} {self.state.value} alive_at={self.alive_at:.3f}>"
+        return f"<Handoff {self.call.trace.request_id} {self.state.value} unfinished_at={self.unfinished_at:.3f}>"
 
 
 def validated(parameters: object, *, peers: KvPeers, allowed_hosts: Collection[str]) -> Mapping[str, Any]:

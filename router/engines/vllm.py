@@ -51,7 +51,7 @@ class VllmNixl(Plain):
         return Handoff(
             call,
             validated(parameters, peers=source.peers, allowed_hosts=source.kv_hosts),
-            alive_at=source.alive_at,
+            unfinished_at=source.unfinished_at,
             max_age_s=source.max_age_s,
             usage=Usage.of(content),
         )

@@ -72,6 +72,7 @@ class EngineConnection(asyncio.Protocol):
         self._informational = False
         self._ends_with_connection = False
         self._paused = False
+        self._left = False
         self.loop = loop
         self.deadline = Deadline(loop, self._overdue)
         self.last_read_at = 0.0
@@ -111,6 +112,12 @@ class EngineConnection(asyncio.Protocol):
         if self._paused and self.state is not State.CLOSED:
             cast("asyncio.Transport", self._transport).resume_reading()
         self._paused = False
+
+    def leave(self) -> None:
+        """Tell the engine that nobody waits any more (FIN). What it had answered by then still comes."""
+        if self.state is State.BUSY and not self._left:
+            self._left = True
+            cast("asyncio.Transport", self._transport).write_eof()
 
     def abort(self) -> None:
         """Close at once, without telling the sink: its owner knows."""
@@ -197,7 +204,8 @@ class EngineConnection(asyncio.Protocol):
     def _finish(self) -> None:
         sink, self._sink, self._take_body = self._sink, None, _nowhere
         self.deadline.clear()
-        if self.state is State.BUSY and self._parser.should_keep_alive() and not self._ends_with_connection:
+        ends = self._left or self._ends_with_connection
+        if self.state is State.BUSY and self._parser.should_keep_alive() and not ends:
             self.state = State.IDLE
             self.resume()
         else:

@@ -2,18 +2,19 @@
 
 One reader serves both ways of relaying. Nearly every read is one event of one line, which two searches tell; others
 hold several whole events and nothing unusual, which a few more tell; everything else (an event cut by the network, a
-comment, an error, CRLF, the event with the usage) takes the long way.
+comment, an error, CRLF, the event with the usage) takes the long way. What does not look like JSON is parsed.
 """
 
 from router.engines.dialect import Dialect
 from router.errors import BadAnswer, ErrorEvent, OversizedAnswer
-from router.exchange import rewrite
+from router.exchange import judge, rewrite
 from router.telemetry.events import GAPS_PER_BATCH, Journey
 
 MAX_EVENT_BYTES = 1 << 20
 """One event is one step's tokens with their log-probabilities: some 100 KB at most."""
 
 ORDINARY = b'data: {"'
+ORDINARY_END = b"}\n\n"
 DONE = b"data: [DONE]"
 END = b"\n\n"
 LAST = DONE + END
@@ -42,7 +43,7 @@ class EventStream:
         if (
             data.startswith(ORDINARY)
             and data.find(b"\n") == len(data) - 2
-            and data.endswith(END)
+            and data.endswith(ORDINARY_END)
             and not (self._rest or self.done or last_at is None or data.startswith(self._error_starts))
             and rewrite.USAGE not in data
         ):
@@ -69,10 +70,11 @@ class EventStream:
         if data[:1] == b":" or rewrite.USAGE in data:
             return self._take_apart(data)
         events = data.removesuffix(LAST)
-        if DONE in events:
+        count = events.count(END)
+        if DONE in events or not _are_ordinary(events, count):
             return self._take_apart(data)
         self.done = len(events) < len(data)
-        return self._note(events, events.count(END))
+        return self._note(events, count)
 
     def _take_apart(self, data: bytes) -> bytes:
         data = (self._rest + data).replace(b"\r\n", b"\n")
@@ -88,6 +90,8 @@ class EventStream:
             if event == DONE:
                 self.done = True
             elif event and not event.startswith(b":"):
+                if not _are_ordinary(event + END, 1):
+                    judge.check_event(event)
                 out.append(rewrite.event(event, self._journey, shows_usage=self._shows_usage))
         out = [event for event in out if event]
         return self._note(END.join([*out, b""]) if out else b"", len(out))
@@ -105,3 +109,9 @@ class EventStream:
             if len(self._gaps_s) >= GAPS_PER_BATCH:
                 self._journey.paced()
         return events
+
+
+def _are_ordinary(events: bytes, count: int) -> bool:
+    """Whether each of them looks like one line with a JSON object; a look at both its ends is all that it gets."""
+    starts = events.startswith(ORDINARY) + events.count(END + ORDINARY)
+    return starts == count == events.count(ORDINARY_END)

@@ -113,8 +113,8 @@ class Exchange:
     async def _claim(self, answer: Answer, call: Call, backend: Backend, sent_at: float) -> Handoff | None:
         """The hand-over in a prefill answer, once that is complete."""
         content = await self._content(answer, judge.JSON, backend)
-        alive_at = backend.liveness.alive_at(sent_at)
-        source = Source(backend.kv_peers, backend.settings.kv_hosts, alive_at, backend.handoff_max_age_s)
+        unfinished_at = backend.unfinished.until(sent_at)
+        source = Source(backend.kv_peers, backend.settings.kv_hosts, unfinished_at, backend.handoff_max_age_s)
         return backend.paired.handoff(call, content, source)
 
     async def _renounce(self, claim: Callable[[], Awaitable[Handoff | None]], decode: Backend) -> None:
@@ -138,6 +138,9 @@ class Exchange:
             else:
                 self._expect(answer, END, self._by(self._timeouts.total_s, call, journey), backend)
                 content = rewrite.answer(await self._content(answer, judge.JSON, backend), journey)
+        except BadAnswer as fault:
+            fault.over = answer.complete
+            raise
         except asyncio.CancelledError:
             if handoff is not None:
                 self._releases.see_off(held.hand_over(), partial(self._first_bytes, answer))

@@ -35,6 +35,16 @@ def check_head(headers: Mapping[bytes, bytes], wanted: bytes, engine: str) -> No
         raise BadAnswer(f"{engine} answered in an encoding that was not asked for")
 
 
+def check_event(event: bytes) -> None:
+    """What an event of a stream carries. Raises `BadAnswer` when that is not JSON."""
+    data = [line.removeprefix(b"data:") for line in event.split(b"\n") if line.startswith(b"data:")]
+    try:
+        if data:
+            orjson.loads(b"\n".join(data))
+    except orjson.JSONDecodeError:
+        raise BadAnswer("an event is not JSON") from None
+
+
 def _error_object(status: int, body: bytes) -> bytes:
     """The engine's error, if it has the OpenAI shape; otherwise one that says no more than the status."""
     try:

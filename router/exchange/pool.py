@@ -61,7 +61,7 @@ class ConnectionPool:
             fresh = self._loop.time() - connection.idle_since < IDLE_EXPIRY_S
             if fresh and connection.state is State.IDLE:
                 return connection
-            connection.abort()
+            self._drop(connection)
         return None
 
     async def connect(self) -> EngineConnection:
@@ -85,7 +85,7 @@ class ConnectionPool:
     def give_back(self, connection: EngineConnection) -> None:
         """Keep a connection for the next exchange if its last one is over, else close it."""
         if connection.state is not State.IDLE:
-            connection.abort()
+            self._drop(connection)
             return
         connection.idle_since = self._loop.time()
         self._idle.append(connection)
@@ -98,9 +98,14 @@ class ConnectionPool:
         expired = [c for c in self._idle if c.idle_since <= oldest_allowed]
         self._idle = [c for c in self._idle if c.idle_since > oldest_allowed]
         for connection in expired:
-            connection.abort()
+            self._drop(connection)
         if self._idle:
             self._sweep = self._loop.call_at(self._idle[0].idle_since + IDLE_EXPIRY_S, self._close_expired)
+
+    def _drop(self, connection: EngineConnection) -> None:
+        """Close, and count no more: that the loop hears of it a step later is nobody's socket in use."""
+        connection.abort()
+        self._open.discard(connection)
 
     def _forget(self, connection: EngineConnection) -> None:
         self._open.discard(connection)
@@ -135,6 +140,10 @@ class Checkout:
         """Leave it to a new owner, who closes it; the block that checked it out does not."""
         self._handed_over = True
         return self
+
+    def leave(self) -> None:
+        """Tell the engine that its answer is not wanted; it still comes if it is on its way."""
+        self.connection.leave()
 
     def close(self) -> None:
         """Give the connection back, or close it when its exchange is not over."""

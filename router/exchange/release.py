@@ -7,7 +7,7 @@ is counted as stranded and left to the lease.
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -42,14 +42,32 @@ it; a decode engine that is closed upon before it has read the request never tel
 moments are a few milliseconds, but 1 to 2 % of random aborts hit them. A longer prefill is worth aborting.
 """
 
+DECODE_FAILED = "decode_failed"
+
+OTHERS = 2
+"""How many other engines are asked, where one cannot give a hand-over back."""
+
+LAST_WORDS_S = 1.0
+"""How long it is listened to an engine that was told so: it closes at once, or had answered already."""
+
 
 class Releases:
-    """Releases under way. `close` when no more can come."""
+    """Releases under way. `close` when no more can come.
 
-    def __init__(self, connections: Connections, settings: HandoffSettings, observer: ReleaseObserver) -> None:
+    `others` names engines that can give back what one of them cannot.
+    """
+
+    def __init__(
+        self,
+        connections: Connections,
+        settings: HandoffSettings,
+        observer: ReleaseObserver,
+        others: Callable[[Backend], Sequence[Backend]] = lambda _: (),
+    ) -> None:
         self._connections = connections
         self._settings = settings
         self._observer = observer
+        self._others = others
         self._tasks = Tasks()
 
     def unless_used(self, handoff: Handoff | None, decode: Backend) -> "Custody":
@@ -57,13 +75,15 @@ class Releases:
         return Custody(self, handoff, decode)
 
     def release(self, handoff: Handoff, decode: Backend, reason: str) -> None:
-        """Give `handoff` back by way of `decode`, in the background."""
+        """Give `handoff` back by way of `decode`, or of another where that has just failed, in the background."""
         body = decode.paired.release_body(handoff)
+        others = self._others(decode)[:OTHERS]
+        ways = (*others, decode) if reason == DECODE_FAILED else (decode, *others)
         if len(self._tasks) >= self._settings.max_releases:
             self._observer.stranded("too_many_releases")
             return
         trace = Trace(f"{handoff.call.trace.request_id}-release")
-        self._tasks.spawn(self._release(decode, trace, body, reason), name=trace.request_id)
+        self._tasks.spawn(self._release(ways, trace, body, reason), name=trace.request_id)
 
     def leave(self, reason: str) -> None:
         """A hand-over that nobody may give back is left to the engine's lease."""
@@ -85,30 +105,34 @@ class Releases:
 
     async def _see_off(self, held: Checkout, settle: Settlement) -> None:
         try:
-            try:
-                async with asyncio.timeout(FAREWELL_S):
-                    await settle()
-            except TimeoutError:
-                if held.answer is not None and held.answer.complete:  # a busy loop sees both at once
-                    await settle()
+            if not await _ended(settle, FAREWELL_S):
+                held.leave()
+                await _ended(settle, LAST_WORDS_S)
         except RequestError:
             pass
         finally:
             held.close()
 
-    async def _release(self, decode: Backend, trace: Trace, body: bytes, reason: str) -> None:
+    async def _release(self, ways: Sequence[Backend], trace: Trace, body: bytes, reason: str) -> None:
+        why: str | None = None
         try:
             async with asyncio.timeout(self._settings.release_timeout_s):
-                status = await self._ask(decode, post(decode, Api.CHAT, len(body), trace), body)
+                for decode in ways:
+                    why = await self._refused(decode, trace, body)
+                    if why is None:
+                        self._observer.released(reason)
+                        return
         except TimeoutError:
-            self._observer.stranded(EngineTimeout.reason)
+            why = EngineTimeout.reason
+        self._observer.stranded(why or BadAnswer.reason)
+
+    async def _refused(self, decode: Backend, trace: Trace, body: bytes) -> str | None:
+        """Have an engine turn the claim down; why it did not, or None."""
+        try:
+            status = await self._ask(decode, post(decode, Api.CHAT, len(body), trace), body)
         except EngineFault as fault:
-            self._observer.stranded(fault.reason)
-        else:
-            if status == decode.paired.release_status:
-                self._observer.released(reason)
-            else:
-                self._observer.stranded(BadAnswer.reason)
+            return fault.reason
+        return None if status == decode.paired.release_status else BadAnswer.reason
 
     @retry(
         retry=retry_if_exception_type((ConnectFailed, ConnectionLost)),
@@ -129,8 +153,8 @@ class Custody:
     """Holds a hand-over while its decode leg is opened and relayed, and releases it at the end if it was not used.
 
     It is unused when it was never sent, and when the engine it was sent to has answered that it refused or failed: a
-    refusal by validation, an overloaded server or a transfer that broke leave the blocks with the prefill engine. After
-    any other end a decode engine may still pull, so that the lease has to end it.
+    refusal by validation, an overloaded server or a transfer that broke leave the blocks with the prefill engine, and a
+    whole answer that is none may. After any other end a decode engine may still pull, so that the lease has to end it.
     """
 
     __slots__ = ("_decode", "_handoff", "_releases")
@@ -155,10 +179,20 @@ class Custody:
         match error:
             case EngineRefusal():
                 self._releases.release(handoff, self._decode, "decode_refused")
-            case EngineError():
-                self._releases.release(handoff, self._decode, "decode_failed")
+            case EngineError() | BadAnswer(over=True):
+                self._releases.release(handoff, self._decode, DECODE_FAILED)
             case _:
                 self._releases.leave(error.reason)
+
+
+async def _ended(settle: Settlement, within_s: float) -> bool:
+    """Whether it came to an end in time."""
+    try:
+        async with asyncio.timeout(within_s):
+            await settle()
+    except TimeoutError:
+        return False
+    return True
 
 
 def _reason(ended: BaseException | None) -> str:

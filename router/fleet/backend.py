@@ -9,10 +9,10 @@ from router.engines.dialect import Dialect, PairedDialect
 from router.engines.handoff import KvPeers
 from router.fleet.identity import Identity
 from router.fleet.lease import Lease
-from router.fleet.liveness import Liveness
 from router.fleet.load import Load
 from router.fleet.progress import Progress
 from router.fleet.standing import Standing
+from router.fleet.unfinished import Unfinished
 from router.settings import BackendSettings, Ejection, Probes, Role
 
 LEASE_SHARE = 1 / 3
@@ -53,7 +53,7 @@ class Backend:
         self.handoff_max_age_s = settings.kv_lease_s * LEASE_SHARE if max_age_s is None else max_age_s
         self.standing = Standing(probes, ejection or Ejection(), now)
         self.progress = Progress()
-        self.liveness = Liveness(gap_s=2 * (probes.interval_s + probes.timeout_s))
+        self.unfinished = Unfinished()
         self.load = Load()
         self.models: Mapping[str, ModelCard] = {name: ModelCard(name) for name in settings.models}
         self.kv_peers: KvPeers = {}

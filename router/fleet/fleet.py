@@ -81,6 +81,11 @@ class Fleet:
                 return backend
         raise NotFound(f"there is no engine {backend_id!r}; see /fleet")
 
+    def stand_ins(self, backend: Backend) -> list[Backend]:
+        """Usable engines of the same pool and group."""
+        same = (b for b in self.backends if b.role is backend.role and b.group == backend.group)
+        return [b for b in same if b is not backend and b.standing.usable]
+
     def can_spare(self, backend: Backend) -> bool:
         """Whether its pool can do without an engine that fails requests: at most half of one is taken out for that.
 

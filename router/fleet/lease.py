@@ -28,6 +28,7 @@ class Lease:
         self._trial = backend.standing.state is State.TRIAL
         backend.standing.on_trial += self._trial
         backend.load.requests += 1
+        backend.load.ever += 1
         backend.load.tokens += tokens
 
     def prompt_computed(self) -> None:

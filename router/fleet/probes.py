@@ -67,7 +67,6 @@ class Prober:
 
     async def probe(self, backend: Backend) -> None:
         """One look at one engine."""
-        sent_at = self._clock()
         try:
             health = await self._client.get(f"{backend.url}/health", timeout=self._rules.timeout_s)
             why = None if health.status_code == httpx.codes.OK else f"/health answered {health.status_code}"
@@ -76,7 +75,6 @@ class Prober:
         except (httpx.HTTPError, OSError) as error:
             why = f"probe failed: {type(error).__name__}"
         if why is None:
-            backend.liveness.prove(sent_at)
             changed = backend.standing.good_probe(self._clock())
         else:
             changed = backend.standing.bad_probe(why, self._clock())

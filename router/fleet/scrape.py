@@ -40,8 +40,15 @@ class Scraper:
                 if not backends:
                     await asyncio.sleep(self._rules.interval_s)
 
+    @property
+    def open(self) -> int:
+        """Pages that are being read."""
+        return len(self._reading)
+
     async def scrape(self, backend: Backend) -> None:
         """Read one engine's page; one that cannot be read tells nothing."""
+        asked_at, load = self._clock(), backend.load
+        sent, ever = load.requests, load.ever
         try:
             async with asyncio.timeout(self._rules.timeout_s):
                 page = await self._page(f"{backend.url}/metrics")
@@ -49,6 +56,7 @@ class Scraper:
             return
         if gauges := read_gauges(page):
             backend.progress.note(gauges, self._clock())
+            backend.unfinished.note(asked_at, gauges.waiting + gauges.running, sent + load.ever - ever)
 
     async def _read(self, backend: Backend) -> None:
         try:

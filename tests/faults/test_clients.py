@@ -47,8 +47,8 @@ READERS, STALL_S, OTHERS_S = scaled(100, 1000), scaled(10, 60), scaled(3, 20)
 EACH_BYTES = 2 * ((64 << 10) + (256 << 10))
 """What a slow reader may cost: the buffer in front of it and one read of its engine, in many small objects."""
 
-BUSY_MACHINES_S = 0.05 if FULL else 0.5
-"""By how much the slowest in a hundred may differ without a reason, where all share the cores with other work."""
+SLOWER, BUSY_MACHINES_S = (1.2, 0.02) if FULL else (3, 0.5)
+"""By how much times may differ: 20 %, and much more without a reason where all share the cores with other work."""
 
 
 async def flood(connection: Connection, _request: Request) -> None:
@@ -100,11 +100,11 @@ async def test_f26_clients_that_do_not_read() -> None:
         print(f"p99 {p99_s * 1e3:.0f} -> {beside_p99_s * 1e3:.0f} ms")
         assert (load.lost, load.row.errors, load.row.leaked) == ([], 0, 0)
         assert each_bytes < EACH_BYTES
-        assert share(beside_s, 0.5) < 1.2 * share(alone_s, 0.5) + 0.02
-        assert beside_p99_s < 1.2 * p99_s + BUSY_MACHINES_S
+        assert share(beside_s, 0.5) < SLOWER * share(alone_s, 0.5)
+        assert beside_p99_s < SLOWER * p99_s + BUSY_MACHINES_S
         ends = [line for line in lines_of(gateway.log, "request") if line["model"] == MODEL]
         assert [line["outcome"] for line in ends] == ["client_gone"] * READERS
-        assert max(line["total_s"] for line in ends) < STALL_S + 5
+        assert min(line["total_s"] for line in ends) > 0.9 * STALL_S
 
 
 async def others(load: Load) -> list[float]:

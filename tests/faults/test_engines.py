@@ -10,7 +10,7 @@ import pytest
 
 from router.sim.faults import Fault
 from tests.support.client import Verdict
-from tests.support.fault_rows import Happening, list_engines, trial
+from tests.support.fault_rows import Happening, list_engines, scaled, trial
 from tests.support.fleet import FleetProcess, until
 
 pytestmark = pytest.mark.timeout(120)
@@ -36,15 +36,16 @@ async def test_f01_a_prefill_engine_is_killed() -> None:
 
 
 async def test_f02_a_decode_engine_is_killed_before_its_first_events() -> None:
-    async with trial("F02", "1 of 4 decode engines killed before first event", decode=4) as here:
+    requests = scaled(2000, 10_000)
+    async with trial("F02", "1 of 4 decode engines killed before first event", decode=4, leaks=None) as here:
         await here.decode[0].add("decode", Fault("delay", delay_s=20))
-        await here.load(REQUESTS, (0.3, here.decode[0].kill))
-        assert here.verdicts == {Verdict.RIGHT: REQUESTS}
-        assert (await here.totals(here.decode))["pulled_again"] == 0
+        await here.load(requests, (0.3, here.decode[0].kill))
+        assert here.verdicts == {Verdict.RIGHT: requests}
+        assert (await here.totals(here.prefill))["pulled_again"] == 0
 
 
 async def test_f03_a_decode_engine_is_killed_in_mid_stream() -> None:
-    async with trial("F03", "1 of 4 decode engines killed in mid-stream", decode=4) as here:
+    async with trial("F03", "1 of 4 decode engines killed in mid-stream", decode=4, leaks=None) as here:
 
         async def kill() -> None:
             await asyncio.sleep(0.5)  # those that have just begun are half way then
@@ -86,7 +87,7 @@ async def test_f08_kv_cannot_be_loaded() -> None:
 
 @pytest.mark.parametrize("variant", ["empty_blocks", "no_host", "null_blocks"])
 async def test_f09_a_bad_hand_over_is_not_sent(variant: str) -> None:
-    async with trial("F09", f"hand-over malformed: {variant}") as here:
+    async with trial("F09", f"hand-over malformed: {variant}", leaks=None) as here:
         await here.prefill[0].add("prefill", Fault("malformed_params", variant=variant))
         await here.load(100)
         assert here.verdicts == {Verdict.RIGHT: 100}

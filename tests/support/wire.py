@@ -16,6 +16,7 @@ class FakeTransport(asyncio.Transport):
         self.written = b""
         self._reading = True
         self.aborted = False
+        self.ended = 0
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Part of the transport's interface."""
@@ -32,6 +33,10 @@ class FakeTransport(asyncio.Transport):
     def is_reading(self) -> bool:
         """Part of the transport's interface."""
         return self._reading
+
+    def write_eof(self) -> None:
+        """Part of the transport's interface."""
+        self.ended += 1
 
     def abort(self) -> None:
         """Part of the transport's interface."""

@@ -44,6 +44,17 @@ def test_an_engines_key_is_read_from_its_variable(monkeypatch: pytest.MonkeyPatc
     assert "s3cret" not in repr(app)
 
 
+def test_an_engine_that_is_back_may_hand_over_with_everybody() -> None:
+    app = build(settings())
+    (engine,) = app.fleet.backends
+    while not app.pairs.failed("prefill:1", engine.id, 0.0):
+        pass
+    assert not app.pairs.usable("prefill:1", engine.id, 1.0)
+    engine.standing.good_probe(1.0)
+    app.prober._notice(engine)
+    assert app.pairs.usable("prefill:1", engine.id, 1.0)
+
+
 async def test_a_gateway_without_usable_engines_is_alive_but_not_ready() -> None:
     async with running(settings()) as gateway, httpx.AsyncClient(base_url=gateway.ops_url) as client:
         assert (await client.get("/healthz")).status_code == 200

@@ -19,10 +19,11 @@ from router.exchange.exchange import Exchange, Legs, Opened
 from router.fleet.backend import Backend
 from router.fleet.fleet import Fleet
 from router.gateway import Gateway
+from router.retries import Tries
 from router.routing.choose import Chooser
 from router.settings import Admission, Role, Routing
 from router.telemetry.events import Clock, Journey, RouteKind, Stage
-from tests.support.builders import a_backend, a_body, a_retries
+from tests.support.builders import MODEL, a_backend, a_body, a_call, a_retries
 from tests.support.virtual_time import virtual_time
 
 ANSWER = b'{"choices":[]}'
@@ -313,3 +314,17 @@ async def test_an_engine_that_has_computed_a_prompt_in_prefills_stead_may_comput
     site.permits.prompt_computed(site.backends[1])
     await asyncio.wait(crowd.tasks)
     assert crowd.answered == ["novel"]
+
+
+@virtual_time
+async def test_who_has_waited_takes_also_an_engine_that_failed_it() -> None:
+    site = Site(clock=asyncio.get_running_loop().time, decode_permits=1)
+    failed, other = site.backends[1], a_backend(Role.DECODE, 3)
+    site.gateway.fleet.backends = (failed, other)
+    permits = [site.permits.take(engine, 1) for engine in (failed, other)]
+    tries, journey = Tries(MODEL, avoid=frozenset({failed})), Journey("r-1", "chat", 0.0, lambda: 0.0, ())
+    call = a_call()
+    placing = asyncio.get_running_loop().create_task(site.gateway._place(call, tries, journey))
+    await asyncio.sleep(0.01)
+    permits[0].release()
+    assert (await placing).decode is failed

@@ -1,6 +1,7 @@
 """Each row of the table in router/retries.py, and that tries end."""
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -30,6 +31,7 @@ from router.routing.route import Route
 from router.settings import PairRules, Role
 from router.telemetry.events import Journey, RouteKind
 from tests.support.builders import MODEL, a_backend, a_retries
+from tests.support.virtual_time import virtual_time
 
 FAULTS = [
     ConnectFailed("x"),
@@ -255,3 +257,121 @@ def test_every_fault_is_in_the_table() -> None:
     for kind in below:
         below.extend(kind.__subclasses__())
     assert kinds == set(below[1:])
+
+
+# Who hears of it
+
+
+class Heard:
+    """A site at 7 s whose engines' changes are noted."""
+
+    def __init__(self, **rules: Any) -> None:
+        self.site = Site(**rules)
+        self.engines: list[Backend] = []
+        self.site.retries = replace(self.site.retries, notice=self.engines.append, clock=lambda: 7.0)
+
+
+@pytest.mark.parametrize(
+    ("fault", "why"), [(ConnectFailed("x"), "connections are refused"), (EngineTimeout("x"), "timeout, 2 in a row")]
+)
+async def test_an_engine_that_is_taken_out_is_told_of_with_why_and_since_when(fault: EngineFault, why: str) -> None:
+    heard = Heard(reserve=9)
+    await fail_often(heard.site, fault, Leg.DECODE)
+    (engine,) = heard.engines
+    assert engine is heard.site.decode[0]
+    assert (engine.standing.why, engine.standing.since) == (why, 7.0)
+
+
+@pytest.mark.parametrize("leg", Leg)
+async def test_an_engine_that_has_no_room_is_full_and_not_broken(leg: Leg) -> None:
+    here, full = Site(reserve=9), list[Backend]()
+    here.retries = replace(here.retries, full=full.append)
+    await fail_often(here, EngineError("x", 503), leg)
+    engine = here.prefill[0] if leg is Leg.PREFILL else here.decode[0]
+    assert (full, engine.standing.state) == ([engine] * 3, State.UP)
+
+
+async def test_engines_that_pass_their_trial_are_told_of() -> None:
+    heard = Heard()
+    here = heard.site
+    for engine in (here.prefill[0], here.decode[0]):
+        for _ in range(3):
+            engine.standing.failed("timeout", 0.0, can_be_spared=True)
+        engine.standing.good_probe(5.0)
+    route = Route(RouteKind.DISAGGREGATED, here.decode[0], here.prefill[0], "why")
+    here.journey.chosen(route.kind, "why", "d", "p")
+    for _ in range(2):
+        here.retries.worked(route, here.journey)
+    assert heard.engines == [here.prefill[0], here.decode[0]]
+    assert [engine.standing.since for engine in heard.engines] == [7.0, 7.0]
+
+
+async def test_a_pair_that_works_is_forgiven_its_failure() -> None:
+    here = Site()
+    route = Route(RouteKind.DISAGGREGATED, here.decode[0], here.prefill[0], "why")
+    here.journey.chosen(route.kind, "why", "d", "p")
+    for _ in range(3):
+        assert not here.pairs.failed(here.prefill[0].id, here.decode[0].id, 0.0)
+        here.retries.worked(route, here.journey)
+
+
+async def test_a_prefill_engine_whose_hand_over_was_not_used_has_proved_nothing() -> None:
+    here = Site()
+    for _ in range(2):
+        here.prefill[0].standing.failed("timeout", 0.0, can_be_spared=True)
+    here.journey.chosen(RouteKind.DISAGGREGATED, "why", "d", "p")
+    here.journey.fell_back("over_age", None)
+    here.retries.worked(Route(RouteKind.DISAGGREGATED, here.decode[0], here.prefill[0], "why"), here.journey)
+    assert here.prefill[0].standing.failed("timeout", 0.0, can_be_spared=True)
+
+
+async def test_a_retry_is_told_with_its_leg_and_reason() -> None:
+    here = Site(prefill=1)
+    await here.fails(EngineTimeout("x"), Leg.DECODE, here.prefill[0], here.decode[0])
+    assert (here.journey.retry_leg, here.journey.retry_reason) == (Leg.DECODE, "timeout")
+    await here.fails(EngineError("why"), Leg.PREFILL, here.prefill[0], here.decode[1])
+    assert (here.journey.retry_leg, here.journey.retry_reason) == (Leg.PREFILL, "engine_error")
+    assert here.journey.fallback_detail == "why"
+
+
+# How often, and when
+
+
+async def test_each_leg_has_its_own_limit() -> None:
+    here = Site(decode=5, decode_tries=2, prefill_tries=4)
+    await here.fails(EngineTimeout("x"), Leg.DECODE, None, here.decode[0])
+    with pytest.raises(EngineTimeout) as caught:
+        await here.fails(EngineTimeout("x"), Leg.DECODE, None, here.decode[1])
+    assert caught.value.tries_used_up
+
+
+async def test_as_many_prefill_engines_are_tried_as_the_limit_says() -> None:
+    here = Site(prefill=5, prefill_tries=3)
+    for prefill in here.prefill[:2]:
+        tries = await here.fails(EngineTimeout("x"), Leg.PREFILL, prefill, here.decode[0])
+        assert not tries.local
+    assert (await here.fails(EngineTimeout("x"), Leg.PREFILL, here.prefill[2], here.decode[0])).local
+
+
+async def test_a_prefill_answer_too_large_is_not_asked_for_again() -> None:
+    here = Site()
+    assert (await here.fails(OversizedAnswer("x"), Leg.PREFILL, here.prefill[0], here.decode[0])).local
+
+
+async def test_every_engine_that_failed_is_avoided() -> None:
+    here = Site(prefill=3, decode=3)
+    await here.fails(EngineTimeout("x"), Leg.PREFILL, here.prefill[0], here.decode[0])
+    tries = await here.fails(EngineTimeout("x"), Leg.DECODE, here.prefill[1], here.decode[0])
+    assert tries.avoid == {here.prefill[0], here.decode[0]}
+
+
+@pytest.mark.parametrize(("fault", "pause_s"), [(EngineTimeout("x"), 2.0), (ConnectionLost("x"), 0.0)])
+def test_only_an_engine_that_was_reached_is_given_a_pause(fault: EngineFault, pause_s: float) -> None:
+    @virtual_time
+    async def test() -> None:
+        here, loop = Site(min_pause_s=2, max_pause_s=2), asyncio.get_running_loop()
+        began = loop.time()
+        await here.fails(fault, Leg.DECODE, None, here.decode[0])
+        assert loop.time() - began == pytest.approx(pause_s)
+
+    test()

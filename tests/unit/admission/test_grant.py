@@ -1,4 +1,5 @@
 import asyncio
+from contextlib import nullcontext
 from random import Random
 
 import pytest
@@ -92,3 +93,19 @@ def test_in_any_order_and_however_often_settled_everything_returns_to_zero(steps
     for grant in grants:
         grant.settle(Outcome.OK)
     assert (engines.held(engines.prefill), engines.held(engines.decode)) == (NOTHING, NOTHING)
+
+
+@pytest.mark.parametrize(("error", "outcome"), [(None, Outcome.OK), (ClientGone(), Outcome.CLIENT_GONE)])
+def test_leases_end_as_the_block_did(error: Exception | None, outcome: Outcome) -> None:
+    with pytest.raises(ClientGone) if error else nullcontext(), Engines().grant() as grant:
+        if error:
+            raise error
+    assert [lease.outcome for _, lease in (grant._decode, grant._prefill or grant._decode)] == [outcome, outcome]
+
+
+def test_room_to_compute_another_prompt_is_told_of_the_engine_that_has_it() -> None:
+    engines, told = Engines(), list[Backend]()
+    engines.permits.prompt_computed = told.append  # type: ignore[method-assign, assignment]
+    engines.grant().answer_began()
+    engines.grant(alone=True).answer_began()
+    assert told == [engines.decode]

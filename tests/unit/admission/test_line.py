@@ -182,3 +182,28 @@ async def test_all_lines_of_a_model_are_told() -> None:
     assert woken == ["m decode", "m prefill"]
     line.call_first(["n"], D)
     await asyncio.wait(tasks)
+
+
+@virtual_time
+async def test_while_nothing_is_known_of_the_pace_a_short_wait_is_worth_a_try() -> None:
+    line, served = a_line(), list[str]()
+    tasks = await stand(line, "a", served, wait_s=0.5)
+    assert (line.depth(D), repr(line)) == (1, "<Line 1 waiting>")
+    line.freed([M], D)
+    await asyncio.wait(tasks)
+    assert served == ["a"]
+
+
+def test_what_is_said_to_who_cannot_wait_names_the_pool() -> None:
+    assert str(Line(Admission(), lambda: 0.0).refusal(D)) == "no decode engine is free"
+
+
+@virtual_time
+async def test_who_lines_up_behind_one_that_is_just_leaving_hears_of_room() -> None:
+    line, served = a_line(), list[str]()
+    (first,) = await stand(line, "a", served)
+    second = asyncio.get_running_loop().create_task(line.wait(M, D, now() + 10))
+    first.cancel()
+    line.freed([M], D)  # the first is leaving, the second not in line yet
+    await asyncio.wait([first, second], timeout=1)
+    assert second.done()

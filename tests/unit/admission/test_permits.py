@@ -1,13 +1,17 @@
+import asyncio
 import math
+from collections.abc import Iterable
 from random import Random
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.admission.permits import Permit, Permits
+from router.admission.line import Line
+from router.admission.permits import FULL_S, Permit, Permits
 from router.settings import Admission, Role
-from tests.support.builders import a_backend
+from tests.support.builders import MODEL, a_backend
+from tests.support.virtual_time import virtual_time
 
 LIMITS = Admission(prefill_permits=1, decode_permits=2)
 
@@ -111,3 +115,68 @@ def test_without_a_limit_a_long_prompt_weighs_what_it_weighs() -> None:
     permits, prefill = Permits(Admission(prefill_permits=0, prefill_permit_tokens=1000)), a_backend("prefill", 1)
     permits.take(prefill, 128_000)
     assert (permits.taken(prefill), permits.has_room(prefill, 128_000)) == (128, True)
+
+
+class Hears(Line):
+    """A line that notes what it is told."""
+
+    def __init__(self) -> None:
+        super().__init__(LIMITS, lambda: 0.0)
+        self.heard: list[tuple[str, list[str], Role]] = []
+
+    def freed(self, models: Iterable[str], pool: Role) -> None:
+        self.heard.append(("freed", list(models), pool))
+
+    def call_first(self, models: Iterable[str], pool: Role) -> None:
+        self.heard.append(("room", list(models), pool))
+
+
+@pytest.mark.parametrize(
+    ("role", "pool"),
+    [(Role.PREFILL, Role.PREFILL), (Role.DECODE, Role.DECODE), (Role.AGGREGATED, Role.DECODE)],
+)
+def test_who_waits_for_the_models_and_the_pool_of_an_engine_hears_of_its_room(role: Role, pool: Role) -> None:
+    line = Hears()
+    permits, backend = Permits(LIMITS, line), a_backend(role, models=("a", "b"))
+    permits.take(backend, 1).release()
+    assert line.heard == [("freed", ["a", "b"], pool)]
+
+
+def test_nobody_waits_where_there_is_no_limit() -> None:
+    line = Hears()
+    Permits(Admission(decode_permits=0), line).take(a_backend(), 1).release()
+    assert line.heard == []
+
+
+def test_who_waits_for_prefill_hears_of_a_prompt_that_decode_has_computed() -> None:
+    line = Hears()
+    Permits(LIMITS, line).prompt_computed(a_backend(models=("a", "b")))
+    assert line.heard == [("room", ["a", "b"], Role.PREFILL)]
+
+
+def test_requests_are_counted_engine_by_engine() -> None:
+    permits, first, second = Permits(LIMITS), a_backend(port=1), a_backend(port=2)
+    assert permits.requests(first) == 0
+    held = [permits.take(first, 1), permits.take(first, 1), permits.take(second, 1)]
+    assert (permits.requests(first), permits.requests(second), permits.all_requests) == (2, 1, 3)
+    held[0].release()
+    assert (permits.requests(first), permits.requests(second)) == (1, 1)
+
+
+def test_a_prompt_just_as_long_as_a_permit_is_for_takes_one() -> None:
+    permits, prefill = Permits(Admission(prefill_permits=4, prefill_permit_tokens=100)), a_backend("prefill")
+    assert [permits.take(prefill, tokens).weight for tokens in (100, 101)] == [1, 2]
+
+
+@virtual_time
+async def test_an_engine_that_says_that_it_is_full_has_no_room_for_a_while() -> None:
+    line = Line(Admission(), asyncio.get_running_loop().time)
+    permits, engine = Permits(LIMITS, line), a_backend()
+    permits.is_full(engine)
+    assert not permits.has_room(engine, 10)
+    began = asyncio.get_running_loop().time()
+    await asyncio.sleep(FULL_S / 2)
+    permits.is_full(engine)
+    await line.wait(MODEL, Role.DECODE, began + 10)
+    assert asyncio.get_running_loop().time() - began == pytest.approx(1.5 * FULL_S)
+    assert permits.has_room(engine, 10)

@@ -234,3 +234,17 @@ async def test_a_body_that_is_given_up_is_not_held() -> None:
     with pytest.raises(asyncio.CancelledError):
         await reading
     assert memory.held_bytes == 0
+
+
+async def test_a_head_that_was_not_written_is_not_taken_for_one_that_was() -> None:
+    asgi = Asgi()
+    asgi.stalled = True
+    client = asgi.client(write_stall_s=60)
+    starting = asyncio.ensure_future(client.start(b"text/event-stream", b"data: 1\n\n"))  # noqa: TID251 - cancelled below
+    await asyncio.sleep(0)
+    starting.cancel()
+    await asyncio.sleep(0)
+    asgi.stalled = False
+    await client.fail(Unavailable("the gateway is stopping", code="stopping"))
+    assert [message["type"] for message in asgi.sent] == ["http.response.start", "http.response.body"]
+    assert asgi.sent[0]["status"] == 503

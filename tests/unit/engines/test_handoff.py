@@ -50,7 +50,7 @@ def test_a_handoff_is_of_no_use_to_another_call_even_an_equal_one() -> None:
 @pytest.mark.parametrize(("now", "allowed"), [(105.0, True), (110.0, True), (110.001, False), (140.0, False)])
 def test_a_handoff_ages_from_when_its_engine_was_last_alive(now: float, allowed: bool) -> None:
     call = a_call()
-    handoff = a_handoff(call, alive_at=100.0)  # good for 10 s
+    handoff = a_handoff(call, unfinished_at=100.0)  # good for 10 s
     if allowed:
         handoff.spend(call, now)
     else:
@@ -216,3 +216,21 @@ def test_peers_are_bounded_and_the_oldest_goes_first() -> None:
     for number in range(MAX_PEERS + 3):
         check(kv_params(remote_engine_id=f"engine-{number}"), peers)
     assert list(peers) == [f"engine-{number}" for number in range(3, MAX_PEERS + 3)]
+
+
+def test_parameters_may_be_just_as_large_as_the_limit() -> None:
+    frame = len(orjson.dumps({"kv_transfer_params": kv_params(more="")}))
+    check(kv_params(more="a" * (MAX_HANDOFF_BYTES - frame)))
+    with blamed(BadHandoff, "larger than"):
+        check(kv_params(more="a" * (MAX_HANDOFF_BYTES - frame + 1)))
+
+
+@pytest.mark.parametrize("port", [1, 65535])
+def test_the_first_and_the_last_port_are_ports(port: int) -> None:
+    check(kv_params(remote_port=port))
+
+
+def test_the_age_of_a_hand_over_that_is_too_old_is_told() -> None:
+    call = a_call()
+    with blamed(BadHandoff, "hand-over is 11.5 s old"):
+        a_handoff(call, unfinished_at=100).spend(call, now=111.5)

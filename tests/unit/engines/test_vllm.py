@@ -76,9 +76,9 @@ def test_prefill_never_streams_never_makes_more_than_a_token_and_sees_the_same_p
 
 def test_the_claim_is_bound_to_its_call_and_ages_with_its_engine() -> None:
     call = a_call()
-    handoff = VLLM.handoff(call, a_prefill_answer(kv_params()), a_source(alive_at=7.0))
+    handoff = VLLM.handoff(call, a_prefill_answer(kv_params()), a_source(unfinished_at=7.0))
     assert handoff is not None
-    assert (handoff.call is call, handoff.alive_at, handoff.max_age_s) == (True, 7.0, 10.0)
+    assert (handoff.call is call, handoff.unfinished_at, handoff.max_age_s) == (True, 7.0, 10.0)
     assert (handoff.state, handoff.usage) == (HandoffState.FRESH, Usage(147, 1, 96))
     assert handoff.spend(call, now=8.0) == kv_params()
 

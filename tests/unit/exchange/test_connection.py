@@ -55,6 +55,17 @@ def test_an_answer_is_the_same_wherever_the_network_cuts_it(data: bytes, body: b
     assert not transport.aborted
 
 
+def test_an_answer_to_one_who_has_left_is_the_last_on_its_connection() -> None:
+    connection, transport, sink = asked()
+    connection.leave()
+    connection.leave()
+    assert (transport.ended, connection.state) == (1, State.BUSY)
+    connection.data_received(OK)
+    assert (sink.complete, connection.state) == (True, State.CLOSED)
+    connection.leave()
+    assert transport.ended == 1
+
+
 def test_a_connection_carries_one_exchange_after_the_other() -> None:
     connection, _, first = asked()
     connection.data_received(OK)

@@ -13,6 +13,7 @@ from router.usage import Usage
 from tests.support.scripted_engine import DONE, event
 
 USAGE = b'data: {"choices":[],"usage":{"prompt_tokens":9,"prompt_tokens_details":{"cached_tokens":9}}}\n\n'
+GARBAGE = (b"data: {not json\n\n", b'data: {"choices":[\n\n', b"data: \n\n", b"event: x\ndata: y\n\n")
 ERROR = b'data: {"error":{"message":"no","code":500}}\n\n'
 
 
@@ -65,7 +66,10 @@ def test_a_stream_has_the_same_events_wherever_the_network_cuts_it(
 
 
 @given(
-    before=parts, bad=st.sampled_from([ERROR, DONE + event("late"), DONE + DONE, DONE + ERROR]), after=parts, cuts=cuts
+    before=parts,
+    bad=st.sampled_from([ERROR, DONE + event("late"), DONE + DONE, DONE + ERROR, *GARBAGE]),
+    after=parts,
+    cuts=cuts,
 )
 def test_a_bad_stream_is_bad_wherever_the_network_cuts_it(
     before: list[bytes], bad: bytes, after: list[bytes], cuts: list[int]

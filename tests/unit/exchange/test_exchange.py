@@ -215,11 +215,27 @@ def test_what_is_no_answer_is_never_opened(decode: Script, fault: type[EngineFau
         assert made.decode.url[7:] not in caught.value.message
         assert len(made.decode.requests) == 1
         await made.at_rest()
-        answered = issubclass(fault, EngineError)  # it will not pull any more; this one does not take a release either
+        error = caught.value
+        answered = isinstance(error, EngineError) or (isinstance(error, BadAnswer) and error.over)
         assert len(made.decode.requests) == 1 + answered, "a decode engine may be pulling: nothing must be released"
-        assert made.told.counts == {f"stranded {'bad_answer' if answered else exact.reason}": 1}
+        refused_release = answered and exact is not OversizedAnswer  # the script answers that as it did the request
+        assert made.told.counts == {f"stranded {'bad_answer' if refused_release else exact.reason}": 1}
 
     run_on(PREFILLED, decode, test, max_answer_bytes=50_000)
+
+
+@pytest.mark.parametrize(
+    ("name", "over"), [("empty", True), ("no event", True), ("only comments", True), ("encoded", False)]
+)
+def test_what_is_known_to_be_over_is_released(name: str, over: bool) -> None:
+    async def test(made: Stand) -> None:
+        with pytest.raises(BadAnswer) as caught:
+            await made.ask(stream=True)
+        assert caught.value.over is over
+        await made.at_rest()
+        assert len(made.decode.requests) == 1 + over
+
+    run_on(PREFILLED, BAD_STREAMS[name][0], test)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@ import orjson
 import pytest
 
 from router.errors import BadAnswer, EngineError, EngineRefusal
-from router.exchange.judge import EVENT_STREAM, JSON, check_head, fault_of_status
+from router.exchange.judge import EVENT_STREAM, JSON, check_event, check_head, fault_of_status
 
 
 @pytest.mark.parametrize("status", [400, 404, 413, 422, 429])
@@ -54,3 +54,17 @@ def test_a_good_head(kind: bytes, encoding: dict[bytes, bytes]) -> None:
 def test_a_head_that_was_not_asked_for(headers: dict[bytes, bytes]) -> None:
     with pytest.raises(BadAnswer):
         check_head(headers, EVENT_STREAM, "e:1")
+
+
+@pytest.mark.parametrize(
+    "event", [b'data: {"a":1}', b'data:{"a":\ndata: 1}', b"event: x\ndata: 1", b"id: 7", b"retry: 3"]
+)
+def test_an_events_data_is_json_if_there_is_any(event: bytes) -> None:
+    check_event(event)
+
+
+@pytest.mark.parametrize("event", [b"data: {not json", b"data:", b"data: <html>", b'id: 7\ndata: {"a":'])
+def test_an_event_that_is_not_json_is_no_answer(event: bytes) -> None:
+    with pytest.raises(BadAnswer) as caught:
+        check_event(event)
+    assert caught.value.detail == "an event is not JSON"

@@ -106,6 +106,16 @@ async def test_a_connection_that_is_too_old_is_not_used_even_if_nobody_swept() -
         pool.close()
 
 
+async def test_connections_that_were_idle_for_long_are_none_in_use_the_moment_they_are_closed() -> None:
+    async with scripted_engine(says(OK)) as engine:
+        pool = pool_to(engine)
+        await ask(pool)
+        pool._idle[0].idle_since -= IDLE_EXPIRY_S
+        pool._close_expired()
+        assert (pool.open, pool.idle) == (0, 0)
+        pool.close()
+
+
 @pytest.mark.parametrize("end", ["rst", "fin"])
 def test_a_connection_that_the_engine_closed_is_not_used(end: str) -> None:
     async def script(connection: Connection, _: Request) -> None:

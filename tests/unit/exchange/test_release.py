@@ -1,15 +1,13 @@
 import asyncio
 from collections.abc import Awaitable, Callable
-from types import SimpleNamespace
-from typing import cast
 
 import pytest
 
 from router.engines.handoff import Handoff
-from router.errors import ConnectFailed, ConnectionLost, EngineError, EngineRefusal, RequestError
-from router.exchange.pool import Checkout
-from router.exchange.release import FAREWELL_S
-from router.settings import HandoffSettings
+from router.errors import BadAnswer, ConnectFailed, ConnectionLost, EngineError, EngineRefusal, RequestError
+from router.exchange.release import FAREWELL_S, LAST_WORDS_S, Releases
+from router.settings import HandoffSettings, Role
+from tests.support.builders import a_backend
 from tests.support.gateway import eventually
 from tests.support.legs import Stand, call, stand
 from tests.support.scripted_engine import (
@@ -24,6 +22,7 @@ from tests.support.scripted_engine import (
     handover,
     says,
     says_and_waits,
+    scripted_engine,
     stream,
     stream_head,
 )
@@ -49,7 +48,7 @@ def releasing(otherwise: Script) -> Script:
 
 def handed() -> Handoff:
     """A hand-over."""
-    return Handoff(call(), PARAMETERS, alive_at=0, max_age_s=1e9)
+    return Handoff(call(), PARAMETERS, unfinished_at=0, max_age_s=1e9)
 
 
 async def leaves(made: Stand, after: Callable[[], bool], **fields: object) -> None:
@@ -146,6 +145,18 @@ async def _is_sent_and_failed(handoff: Handoff) -> None:
     raise EngineError("d:1 answered 503")
 
 
+async def _is_sent_and_answered_badly(handoff: Handoff) -> None:
+    handoff.spend(handoff.call, 0)
+    raise BadAnswer("d:1: half an answer")
+
+
+async def _is_sent_and_answered_with_nothing(handoff: Handoff) -> None:
+    handoff.spend(handoff.call, 0)
+    fault = BadAnswer("d:1: a stream without an event")
+    fault.over = True
+    raise fault
+
+
 async def _is_sent_and_lost(handoff: Handoff) -> None:
     handoff.spend(handoff.call, 0)
     raise ConnectionLost("d:1: connection lost")
@@ -168,6 +179,8 @@ async def _is_given_back(handoff: Handoff) -> None:
         (_is_cancelled, "released client_gone"),
         (_is_sent_and_refused, "released decode_refused"),
         (_is_sent_and_failed, "released decode_failed"),
+        (_is_sent_and_answered_badly, "stranded bad_answer"),
+        (_is_sent_and_answered_with_nothing, "released decode_failed"),
         (_is_sent_and_lost, "stranded connection_lost"),
         (_is_sent, None),
         (_is_sent_and_cancelled, None),
@@ -270,25 +283,31 @@ async def test_a_long_prefill_that_was_given_up_is_aborted() -> None:
         assert not made.told.counts
 
 
-@pytest.mark.parametrize("complete", [True, False])
-def test_an_answer_that_came_as_the_farewell_ended_counts(complete: bool) -> None:
-    held = SimpleNamespace(answer=SimpleNamespace(complete=False), close=lambda: calls.append("close"))
-    calls: list[str] = []
+@virtual_time
+async def test_an_answer_that_crosses_with_the_farewell_counts() -> None:
+    async def prefill(connection: Connection, _: Request) -> None:
+        await connection.gone()
+        await connection.send(answer(handover()))
+        connection.fin()
 
-    async def settle() -> None:
-        calls.append("settle")
-        if len(calls) == 1:
-            held.answer.complete = complete
-            await asyncio.Event().wait()
+    async with stand(prefill, releasing(says(answer(completion())))) as made:
+        await leaves(made, lambda: bool(made.prefill.requests))
+        await made.at_rest()
+        assert made.told.counts == {"released prefill_given_up": 1}
 
-    @virtual_time
-    async def test() -> None:
-        async with stand(PREFILLED, says(NOT_FOUND)) as made:
-            made.releases.see_off(cast("Checkout", held), settle)
-            await asyncio.sleep(FAREWELL_S + 0.001)
-            assert calls == (["settle", "settle", "close"] if complete else ["settle", "close"])
 
-    test()
+@virtual_time
+async def test_an_engine_that_does_not_hear_the_farewell_is_left() -> None:
+    async def prefill(connection: Connection, _: Request) -> None:
+        await connection.gone()
+        await asyncio.sleep(10)
+
+    async with stand(prefill, releasing(says(answer(completion())))) as made:
+        await leaves(made, lambda: bool(made.prefill.requests))
+        began = asyncio.get_running_loop().time()
+        await eventually(lambda: not made.releases.open, within_s=10)
+        assert asyncio.get_running_loop().time() - began == pytest.approx(FAREWELL_S + LAST_WORDS_S, abs=0.02)
+        assert not made.told.counts
 
 
 @virtual_time
@@ -305,3 +324,31 @@ async def test_a_decode_leg_that_was_given_up_stays_until_decode_has_certainly_t
         await made.at_rest()
         assert asyncio.get_running_loop().time() - began < FAREWELL_S
         assert (made.decode.open, made.told.counts) == (0, {})
+
+
+@pytest.mark.parametrize(("reason", "asked"), [("client_gone", [0, 1]), ("decode_failed", [1])])
+def test_another_engine_gives_back_what_one_cannot(reason: str, asked: list[int]) -> None:
+    @virtual_time
+    async def run() -> None:
+        async with (
+            stand(PREFILLED, says(answer(error(503), "503 Busy"))) as made,
+            scripted_engine(says(NOT_FOUND)) as well,
+        ):
+            other = a_backend(Role.DECODE, int(well.url.rsplit(":", 1)[1]))
+            releases = Releases(made.connections, HandoffSettings(), made.told, lambda _: [other])
+            releases.release(handed(), made.legs.decode, reason)
+            await eventually(lambda: not releases.open)
+            assert [number for number, engine in enumerate((made.decode, well)) if engine.requests] == asked
+            assert made.told.counts == {f"released {reason}": 1}
+
+    run()
+
+
+@virtual_time
+async def test_what_no_engine_gives_back_is_stranded() -> None:
+    async with stand(PREFILLED, says(answer(error(503), "503 Busy"))) as made:
+        releases = Releases(made.connections, HandoffSettings(), made.told, lambda engine: [engine])
+        releases.release(handed(), made.legs.decode, "client_gone")
+        await eventually(lambda: not releases.open)
+        assert len(made.decode.requests) == 2
+        assert made.told.counts == {"stranded bad_answer": 1}

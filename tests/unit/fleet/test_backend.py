@@ -7,7 +7,7 @@ from router.engines.gauges import Gauges
 from router.fleet.backend import ModelCard
 from router.fleet.identity import Identity
 from router.fleet.load import Load
-from router.settings import Probes, Role
+from router.settings import Role
 from tests.support.builders import a_backend
 
 
@@ -37,15 +37,6 @@ def test_an_aggregated_engine_gets_plain_requests() -> None:
 def test_before_the_first_probe_an_engine_serves_what_is_configured_but_is_not_used() -> None:
     backend = a_backend(up=False, models=("a", "b"))
     assert (list(backend.models), backend.standing.usable) == (["a", "b"], False)
-
-
-def test_silence_of_two_probes_breaks_the_chain_of_life() -> None:
-    backend = a_backend(probes=Probes(interval_s=2, timeout_s=1))
-    for at in (10.0, 16.0):
-        backend.liveness.prove(at)
-    assert backend.liveness.alive_at(11.0) == 16.0
-    backend.liveness.prove(22.1)
-    assert backend.liveness.alive_at(11.0) == 11.0
 
 
 def test_its_group_is_learnt_unless_it_is_configured() -> None:

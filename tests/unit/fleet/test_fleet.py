@@ -82,3 +82,10 @@ def test_its_line_of_facts() -> None:
         "<Fleet 1/1 prefill, 1/2 decode>"
     )
     assert repr(Fleet([])) == "<Fleet empty>"
+
+
+def test_who_can_stand_in_for_an_engine() -> None:
+    of = [a_backend(port=port, group=group) for port, group in ((1, "a"), (2, "a"), (3, "b"), (4, "a"))]
+    of[3].standing.drained = True
+    fleet = Fleet([*of, a_backend("prefill", 5, group="a")])
+    assert fleet.stand_ins(of[0]) == [of[1]]

@@ -108,3 +108,16 @@ def test_a_lease_tells_its_state() -> None:
     assert repr(lease) == "<Lease 127.0.0.1:8001 7 tokens open>"
     lease.settle(Outcome.OK)
     assert repr(lease) == "<Lease 127.0.0.1:8001 7 tokens ok>"
+
+
+def test_a_lease_on_an_engine_that_passed_its_trial_leaves_the_count_of_trials_alone() -> None:
+    backend = a_backend()
+    for _ in range(3):
+        backend.standing.failed("timeout", 0.0, can_be_spared=True)
+    backend.standing.good_probe(60.0)
+    with backend.lease(1):
+        for _ in range(2):
+            backend.standing.worked(60.0)
+        with backend.lease(1):
+            assert backend.standing.on_trial == 1
+    assert backend.standing.on_trial == 0

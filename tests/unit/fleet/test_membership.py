@@ -133,7 +133,7 @@ async def test_of_what_two_sources_list_the_first_has_its_way() -> None:
     ]
     assert here.fleet.backends[1].group == "blue"
     here.members.found("file", [])
-    assert here.fleet.backends[1].group == "default"
+    assert here.fleet.backends[1].group == "unknown"
 
 
 async def test_a_source_hears_of_its_own_faults_only() -> None:

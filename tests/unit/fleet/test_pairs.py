@@ -90,3 +90,29 @@ def test_no_pair_is_left_alone_for_longer_than_its_time_after_the_last_failure(
         else:
             pairs.worked("p", "d")
     assert pairs.usable("p", "d", last + RULES.quarantine_s)
+
+
+def test_failures_as_far_apart_as_the_time_are_still_within_it(pairs: Pairs) -> None:
+    pairs.failed("p", "d", 1000)
+    assert pairs.failed("p", "d", 1060)
+
+
+def test_a_new_engine_has_no_failures_and_the_others_keep_theirs(pairs: Pairs) -> None:
+    pairs.failed("p", "d", 0)
+    pairs.failed("p", "e", 0)
+    pairs.forget("d")
+    assert not pairs.failed("p", "d", 1)
+    assert pairs.failed("p", "e", 1)
+
+
+def test_success_of_a_pair_that_never_failed_is_nothing_new(pairs: Pairs) -> None:
+    pairs.failed("p", "d", 0)
+    pairs.worked("p", "e")
+    assert pairs.failed("p", "d", 1)
+
+
+def test_a_quarantine_is_told_to_a_tenth_of_a_second_until_its_end(pairs: Pairs) -> None:
+    for _ in range(2):
+        pairs.failed("p", "d", 0)
+    assert list(pairs.quarantined(0.26)) == [{"prefill": "p", "decode": "d", "for_s": 59.7}]
+    assert list(pairs.quarantined(60)) == []

@@ -213,31 +213,6 @@ async def test_after_one_bad_probe_it_may_be_another_process(engine: respx.MockR
     assert (backend.standing.lives, backend.group) == (2, f"0.33.0 {MODEL}")
 
 
-async def test_an_answered_probe_proves_life_from_when_it_was_sent(engine: respx.MockRouter) -> None:
-    clock, backend = Clock(), fresh()
-
-    def slow(_: httpx.Request) -> httpx.Response:
-        clock.now += 0.8
-        return httpx.Response(200)
-
-    engine["health"].mock(side_effect=slow)
-    await probed(backend, clock=clock)
-    assert backend.liveness.alive_at(0.0) == 0.0  # the chain begins later
-    assert backend.liveness.alive_at(100.0) == 100.0
-    await probed(backend, clock=clock)
-    assert backend.liveness.alive_at(100.0) == 100.8
-    assert backend.standing.since == 100.8
-
-
-async def test_a_failed_probe_proves_nothing(engine: respx.MockRouter) -> None:
-    clock, backend = Clock(), fresh()
-    await probed(backend, clock=clock)
-    engine["health"].respond(503)
-    clock.now = 102.0
-    await probed(backend, clock=clock)
-    assert backend.liveness.alive_at(100.0) == 100.0
-
-
 async def test_probes_give_an_engine_so_much_time(engine: respx.MockRouter) -> None:
     await probed(fresh())
     for route in ("health", "models", "version"):

@@ -5,6 +5,7 @@ import httpx
 import pytest
 import respx
 
+from router.errors import Outcome
 from router.fleet.backend import Backend
 from router.fleet.fleet import Fleet
 from router.fleet.scrape import MAX_PAGE_BYTES, Scraper
@@ -33,6 +34,30 @@ async def test_what_an_engine_counts_is_noted() -> None:
     assert backend.progress.gauges is not None
     assert backend.progress.gauges.tokens == 5
     assert backend.progress.last_at is not None
+
+
+BUSY = "vllm:num_requests_running 1\nvllm:num_requests_waiting 1\n" + PAGE
+
+
+@pytest.mark.parametrize(
+    ("sent", "more", "proven"), [(2, 0, True), (1, 0, True), (3, 0, False), (1, 1, True), (2, 1, False)]
+)
+async def test_an_engine_that_has_all_that_was_sent_has_finished_nothing(sent: int, more: int, proven: bool) -> None:
+    backend = a_backend()
+    leases = [backend.lease(10) for _ in range(sent)]
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        for _ in range(more):  # come and go while the engine answers
+            backend.lease(10).settle(Outcome.OK)
+        return httpx.Response(200, text=BUSY)
+
+    async with httpx.AsyncClient() as client:
+        with respx.mock(base_url=backend.url) as engine:
+            engine.get("/metrics").mock(side_effect=answer)
+            asked_at = now()
+            await Scraper(Fleet([backend]), client, Scrapes(), now).scrape(backend)
+    assert (asked_at <= backend.unfinished.until(-1.0)) is proven
+    assert backend.load.requests == len(leases)
 
 
 @pytest.mark.parametrize(

@@ -275,3 +275,35 @@ def test_whatever_happens_good_probes_and_requests_bring_it_back(events: list[st
 def test_after_a_bad_probe_it_lives_anew(results: str, lives: int, faltered: bool) -> None:
     standing = after(results)
     assert (standing.lives, standing.faltered) == (lives, faltered)
+
+
+def test_each_state_says_why_and_since_when() -> None:
+    standing = Standing(RULES, EJECTION, now=0.0)
+    standing.bad_probe("no answer", 1.0)
+    assert (standing.why, standing.since, standing.drained) == ("no answer", 1.0, False)
+    for _ in range(2):
+        standing.good_probe(2.0)
+    assert (standing.why, standing.since) == ("probes answered", 2.0)
+    fail(standing, 3, 3.0)
+    assert (standing.why, standing.since) == ("timeout, 3 in a row", 3.0)
+    standing.good_probe(8.0)
+    assert (standing.why, standing.since) == ("one request at a time, to see whether it works again", 8.0)
+    for _ in range(2):
+        standing.worked(9.0)
+    assert (standing.why, standing.since) == ("requests work again", 9.0)
+    for _ in range(3):
+        standing.refused(10.0)
+    assert (standing.why, standing.since) == ("connections are refused", 10.0)
+
+
+def test_one_that_worked_for_a_short_time_does_not_begin_anew() -> None:
+    standing = up()
+    fail(standing, 3, 1000.0)
+    standing.good_probe(1005.0)
+    standing.failed("timeout", 1005.0, can_be_spared=True)
+    standing.good_probe(1015.0)
+    for _ in range(2):
+        standing.worked(1015.0)
+    fail(standing, 3, 1016.0)
+    assert not standing.good_probe(1025.9)
+    assert standing.good_probe(1026.0)
