@@ -97,6 +97,13 @@ class Stack:
         pools = httpx.get(f"{self.ops_url}/fleet").json()["pools"]
         return next(one for one in pools[engine.role] if one["id"] == engine.id)
 
+    def well(self) -> bool:
+        """Whether every engine is used as much as the others; faults that have not happened yet are taken back."""
+        for engine in self.engines:
+            httpx.delete(f"{engine.url}/sim/faults")
+        told = [self.fleet(engine) for engine in self.engines]
+        return all(one["state"] == "up" and one["share"] == 1 for one in told)
+
     def prometheus(self, path: str, **parameters: Any) -> Any:
         """An answer of Prometheus' API. Fails with what Prometheus says of a bad expression."""
         answer = httpx.get(f"{self.prometheus_url}/api/v1/{path}", params=parameters, timeout=30).json()

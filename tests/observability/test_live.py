@@ -45,7 +45,7 @@ def test_every_rule_can_be_evaluated(stack: Stack) -> None:
 def test_a_frozen_prefill_engine_from_the_first_sign_to_the_last(stack: Stack) -> None:
     frozen = stack.of_role("prefill")[0]
     alert = ("PdRouterEngineOut", frozen.id)
-    until(lambda: alert not in stack.firing() and stack.fleet(frozen)["share"] == 1, "quiet", SEEN_WITHIN_S)
+    until(lambda: alert not in stack.firing() and stack.well(), "quiet", SEEN_WITHIN_S)
     until(lambda: stack.now(FIRST_TOKEN) < LATE_S, "fast first tokens", SEEN_WITHIN_S)
     failed = stack.now(FAILED)
 
