@@ -27,11 +27,11 @@ done; \
 "$$found" -c 'import ensurepip, venv' 2>/dev/null || { echo "$$found has no venv module; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
 endef
 
-.PHONY: help run run-vllm test test-faults soak test-vllm mutants check bench bench-faults lock clean
+.PHONY: help run run-vllm test test-faults test-observability soak test-vllm mutants check bench bench-faults lock clean
 
 help: ## this list
 	@echo "make TARGET [PORT=8000] [OPS_PORT=8001] [ARGS=...] [PYTHON=...] [VENV=.venv]"
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | awk -F '\t' '{ printf "  %-12s %s\n", $$1, $$2 }'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | awk -F '\t' '{ printf "  %-18s %s\n", $$1, $$2 }'
 
 run: $(VENV)/.runtime ## simulated fleet (2 prefill + 2 decode) and gateway on 127.0.0.1:$(PORT); ARGS='--ask "..."' asks and ends
 	@$(bin)/pd-router run --port $(PORT) --ops-port $(OPS_PORT) $(ARGS)
@@ -47,6 +47,11 @@ test-faults: $(VENV)/.dev ## what each fault of an engine costs the clients, as 
 
 soak: $(VENV)/.dev ## every kind of fault in turn under load, for MINUTES=10; nothing may be lost, left or grown
 	@$(python) -m tests.soak.soak --minutes $(MINUTES) $(ARGS)
+
+test-observability: $(VENV)/.dev build/prometheus/usr/bin/promtool ## dashboards, rules and alerts on a Prometheus that scrapes a gateway under load
+	@build/prometheus/usr/bin/promtool check config deploy/prometheus/prometheus.yml
+	@build/prometheus/usr/bin/promtool test rules deploy/prometheus/tests/*.test.yml
+	@$(python) -m pytest tests/observability -s $(ARGS)
 
 test-vllm: $(VENV)/.dev ## acceptance tests against real vLLM engines
 	@$(python) -m pytest tests/vllm $(ARGS)
@@ -92,6 +97,15 @@ $(VENV)/.mutation: requirements-mutation.lock $(VENV)/.dev
 	@echo "installing the mutation tester"
 	@$(pip_install) --require-hashes --requirement requirements-mutation.lock
 	@touch $@
+
+# Debian's package, unpacked and not installed, as installing it would start the service.
+build/prometheus/usr/bin/promtool:
+	@command -v apt-get >/dev/null || { echo "the package prometheus is taken from Debian or Ubuntu" >&2; exit 1; }
+	@rm -rf build/prometheus; mkdir -p build/prometheus
+	@cd build/prometheus && { apt-get download --quiet prometheus || { \
+		echo "apt's lists are missing or old: this needs root once, for apt-get update" >&2; \
+		apt-get update --quiet && apt-get download --quiet prometheus; }; }
+	@dpkg --extract build/prometheus/prometheus_*.deb build/prometheus
 
 build/uv/bin/uv: Makefile
 	@$(find_python); $$found -m venv --clear build/uv

@@ -5,6 +5,7 @@ takes; one that hangs says nothing for ever, and may answer `/health` all the wh
 """
 
 import math
+from dataclasses import replace
 
 from router.engines.gauges import Gauges
 
@@ -17,9 +18,13 @@ class Progress:
         self.last_at: float | None = None
 
     def note(self, gauges: Gauges, at: float) -> None:
-        """The counters as they were at a moment; other ones than last time are a sign of work."""
-        if gauges != self.gauges:
-            self.gauges, self.last_at = gauges, at
+        """The counters as they were at a moment; other ones than last time are a sign of work.
+
+        Requests that come and wait are none: they do so in an engine that hangs as well.
+        """
+        if self.gauges is None or replace(gauges, waiting=self.gauges.waiting) != self.gauges:
+            self.last_at = at
+        self.gauges = gauges
 
     def since(self, at: float) -> bool:
         """Whether there was a sign of work after a moment."""

@@ -42,6 +42,7 @@ class Envelope:
     created: int
     model: str
     fingerprint: str
+    tells_cached: bool = False
 
 
 def event(value: object) -> bytes:
@@ -66,6 +67,7 @@ class StreamedAnswer:
         self._ended = ended
         self._open_choices = len(request.prompts) * request.n
         self._generated_tokens = 0
+        self._cached_tokens = 0
         self._begun: set[int] = set()
         self._prefix, self._suffix = _token_event(request, envelope)
         reply.start()
@@ -93,6 +95,7 @@ class StreamedAnswer:
 
     def _begin(self, sequence: Sequence) -> None:
         self._begun.add(sequence.index)
+        self._cached_tokens += _newly_cached(sequence)
         chunk = _base(self._request, self._envelope, chunk=True)
         if self._request.api == "chat":
             delta = {"role": "assistant", "content": ""}
@@ -106,11 +109,14 @@ class StreamedAnswer:
     def _end(self) -> None:
         if self._request.include_usage:
             chunk = _base(self._request, self._envelope, chunk=True)
-            chunk |= {"choices": [], "usage": _usage(self._request, self._generated_tokens)}
+            chunk |= {"choices": [], "usage": _usage(self._request, self._generated_tokens) | self._details()}
             self._reply.send(event(chunk | {"system_fingerprint": self._envelope.fingerprint}))
         self._reply.send(DONE)
         self._reply.end()
         self._ended(True)
+
+    def _details(self) -> dict[str, Any]:
+        return {"prompt_tokens_details": _cached(self._cached_tokens)} if self._envelope.tells_cached else {}
 
 
 class WholeAnswer:
@@ -124,12 +130,15 @@ class WholeAnswer:
         self._reply = reply
         self._ended = ended
         self._pieces: dict[int, list[bytes]] = {}
+        self._cached_tokens = 0
         self._choices: dict[int, dict[str, Any]] = {}
         self._open_choices = len(request.prompts) * request.n
         self._kv_transfer_params: dict[int, dict[str, Any] | None] = {}
 
     def token(self, sequence: Sequence, piece: bytes, finish_reason: FinishReason | None) -> None:
         """Part of `Listener`."""
+        if sequence.index not in self._pieces:
+            self._cached_tokens += _newly_cached(sequence)
         pieces = self._pieces.setdefault(sequence.index, [])
         pieces.append(piece)
         if finish_reason is None:
@@ -150,11 +159,12 @@ class WholeAnswer:
 
     def _end(self) -> None:
         generated = sum(len(pieces) for pieces in self._pieces.values())
+        details = _cached(self._cached_tokens) if self._envelope.tells_cached else None
         answer = _base(self._request, self._envelope, chunk=False)
         answer |= {
             "choices": [choice for _, choice in sorted(self._choices.items())],
             "system_fingerprint": self._envelope.fingerprint,
-            "usage": _usage(self._request, generated) | {"prompt_tokens_details": None},
+            "usage": _usage(self._request, generated) | {"prompt_tokens_details": details},
             "kv_transfer_params": self._kv_transfer_params[0],
         }
         self._reply.respond(200, orjson.dumps(answer))
@@ -200,6 +210,15 @@ def _usage(request: GenerationRequest, generated_tokens: int) -> dict[str, Any]:
         "total_tokens": prompt_tokens + generated_tokens,
         "completion_tokens": generated_tokens,
     }
+
+
+def _newly_cached(sequence: Sequence) -> int:
+    """Prompt tokens found in the cache; the n answers to a prompt count it once."""
+    return 0 if sequence.choice else sequence.cached_tokens
+
+
+def _cached(cached_tokens: int) -> dict[str, int]:
+    return {"cached_tokens": cached_tokens}
 
 
 def _token_event(request: GenerationRequest, envelope: Envelope) -> tuple[bytes, bytes]:

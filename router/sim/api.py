@@ -111,7 +111,11 @@ class Api:
             reply = SpoiledReply(exchange, fault, generation.abort)
         request_id = exchange.headers.get("x-request-id") or uuid.uuid4().hex
         envelope = Envelope(
-            f"{ID_PREFIXES[api]}-{request_id}", int(time.time()), request.model or self._config.model, self._fingerprint
+            f"{ID_PREFIXES[api]}-{request_id}",
+            int(time.time()),
+            request.model or self._config.model,
+            self._fingerprint,
+            tells_cached=self._config.enable_prompt_tokens_details,
         )
         answer = (StreamedAnswer if request.stream else WholeAnswer)(request, envelope, reply, generation.ended)
         generation.start([*self._sequences(request, remote, envelope, answer)])

@@ -42,6 +42,8 @@ class SimConfig:
     keep_alive_s: float = 5.0
     death_linger_s: float = 1.0
     """How long a dead engine still answers (503 on /health) before its server is gone too."""
+    enable_prompt_tokens_details: bool = False
+    """Whether answers tell how much of the prompt was in the prefix cache, as vLLM does when asked to."""
     seed: int = 0
     version: str = field(default="0.32.0", repr=False)
 

@@ -1,9 +1,10 @@
 """The JSON of answers, key by key, against what a real engine sends."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import orjson
+import pytest
 
 from router.sim.answers import Envelope, StreamedAnswer, WholeAnswer
 from router.sim.request import parse_body
@@ -152,6 +153,23 @@ def test_of_several_prompts_only_the_first_ones_parameters_are_told() -> None:
         "completion_tokens": 4,
         "prompt_tokens_details": None,
     }
+
+
+@pytest.mark.parametrize("answer", [StreamedAnswer, WholeAnswer])
+def test_what_was_cached_is_told_when_asked_to_and_counted_once_per_prompt(
+    answer: type[StreamedAnswer | WholeAnswer],
+) -> None:
+    reply = Kept()
+    body = {"prompt": ["hi", "ho"], "n": 2, "stream": answer is StreamedAnswer}
+    body |= {"stream_options": {"include_usage": True}} if body["stream"] else {}
+    made = answer(parse_body("completions", body), replace(ENVELOPE, tells_cached=True), reply, reply.outcome.append)
+    for index in range(4):
+        one = sequence(index)
+        one.choice, one.cached_tokens = index % 2, 16
+        made.token(one, b" one", None)
+        made.token(one, b" two", "length")
+    told = events(reply.stream)[-1] if body["stream"] else orjson.loads(reply.body)
+    assert told["usage"]["prompt_tokens_details"] == {"cached_tokens": 32}
 
 
 def test_a_failed_answer_is_a_500() -> None:
