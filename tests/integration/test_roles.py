@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from router.admission.permits import FULL_S
 from router.call import Api
 from router.settings import Role
 from router.sim.engine import SimEngine
@@ -310,11 +311,11 @@ async def test_a_restart_between_two_probes_is_not_a_failure() -> None:
 async def test_prefill_that_fails_leaves_the_prompt_to_decode(stream: bool) -> None:
     faults = [
         (Fault("status", status=500, count=1), "engine_error"),
-        (Fault("status", status=503, count=1), "engine_error"),
         (Fault("reset", count=1), "connection_lost"),
         (Fault("hang", count=1), "timeout"),
         (Fault("empty_200", count=1), "bad_answer"),
         (Fault("wrong_content_type", count=1), "bad_answer"),
+        (Fault("status", status=503, count=1), "engine_error"),
     ]
     prefill = engine("prefill")
     async with site(prefill, engine("decode"), timeouts={"prefill_timeout_s": 0.2}) as here:
@@ -323,8 +324,10 @@ async def test_prefill_that_fails_leaves_the_prompt_to_decode(stream: bool) -> N
             prefill.faults.add(fault)
             await right(here, chat(60 + 20 * number, stream=stream))
             assert await fell_back(here, reason) == before + 1, fault
+        await right(here, chat(stream=stream))  # an engine that said 503 has no room for a moment
+        await asyncio.sleep(FULL_S)
         await right(here, chat(stream=stream))
-        assert await routed(here) == {"local": len(faults), "disaggregated": 1}
+        assert await routed(here) == {"local": len(faults) + 1, "disaggregated": 1}
 
 
 WELL_FORMED = ("fewer_blocks", "stale_engine_id")

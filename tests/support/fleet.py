@@ -28,7 +28,12 @@ QUIET_WITHIN_S = 2.0
 AT_ONCE = {
     "listen": {"host": "127.0.0.1", "port": 0},
     "ops": {"host": "127.0.0.1", "port": 0},
-    "routing": {"min_novel_tokens": 0, "min_concurrency": 0},
+    "routing": {
+        "min_novel_tokens": 0,
+        "min_concurrency": 0,
+        "prefill_policy": "least_loaded",  # that knows of no prompt that it has been sent before
+        "decode_policy": "least_loaded",
+    },
     "drain": {"drain_accept_s": 0, "drain_timeout_s": 1},
     "pairs": {"warm_up": False},
 }

@@ -268,6 +268,7 @@ def is_lost(_: PlayedEngines, asked: Asked) -> None:
     asked.wire.abort()
 
 
-def talks_nonsense(_: PlayedEngines, asked: Asked) -> None:
-    """A 200 that is none of what was asked for."""
+def talks_nonsense(engines: PlayedEngines, asked: Asked) -> None:
+    """A whole 200 that is none of what was asked for: the engine is done with the request."""
+    engines.books.failed.add(asked.kv or "")
     asked.wire.deliver(answer({"object": "nothing"}))
