@@ -7,8 +7,9 @@ do not bring all chats to the engine that had them first, and fill its cache whi
 Engines that hold nearly as much as the best are preferred, and the cheapest of them is taken: keeping together what
 begins alike is worth more than this one prompt, as every further turn comes back there. The preference ends where it
 costs too much: at `ttft_slack_s` of waiting, at some times of what is held, or where what is held is a small part of
-the prompt. Then the cheapest of all is taken, which holds the prompt from then on. It ends for one prompt at a time,
-never for everybody.
+the prompt. It ends as well where many prompts at once go on from the same beginning: what they have to compute apart is
+more than computing that beginning a second time. Then the cheapest of all is taken, and holds the prompt from then on.
+It ends for one prompt at a time, never for everybody.
 
 llm-d's affinity filter and token load, and the cost of Dynamo's KV router, are the models.
 """
@@ -51,12 +52,23 @@ class PrefixAware:
         holds = [held.get(engine, 0) for engine in candidates]
         given_tokens = self._prefixes.index.given.lately(candidates, GIVEN_WORTH)
         loads = zip(pending_tokens(candidates), given_tokens, holds, strict=True)
-        costs = self._preferred(holds, [pending + given - hold for pending, given, hold in loads], call.prompt_tokens)
+        costs = [pending + given - hold for pending, given, hold in loads]
+        if not self._is_crowded(call, candidates, holds):
+            costs = self._preferred(holds, costs, call.prompt_tokens)
         least = min(costs)
         chosen = costs.index(least)
         if costs.count(least) > 1:
             chosen = self._rng.choice([i for i, cost in enumerate(costs) if cost == least])
         return candidates[chosen]
+
+    def _is_crowded(self, call: Call, candidates: Sequence[Backend], holds: list[float]) -> bool:
+        """Whether so much is under way from the same beginning that another engine had better have it, too."""
+        best = max(holds)
+        apart = call.prompt_tokens - best
+        if best <= 0 or apart <= 0:
+            return False
+        crowd = self._prefixes.crowd(call, candidates[holds.index(best)])
+        return crowd * apart > best
 
     def _preferred(self, holds: list[float], costs: list[float], prompt_tokens: int) -> list[float]:
         """The costs, infinite for engines that hold too little while there are others that do not cost too much."""

@@ -13,6 +13,7 @@ SGLang's RadixAttention is the model of longest-prefix reuse with an LRU over le
 of hashes, as nothing but the depth is asked for.
 """
 
+from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -29,33 +30,50 @@ class Expectation:
     What it never heard the end of stays, as if confirmed: the engine has evicted it by the time that it matters.
     """
 
-    __slots__ = ("_blocks", "_index", "_shelf")
+    __slots__ = ("_blocks", "_index", "_shared", "_shelf")
 
     def __init__(self, index: "PrefixIndex", shelf: "_Shelf", blocks: Blocks) -> None:
         self._index = index
         self._shelf: _Shelf | None = shelf
         self._blocks = blocks
+        self._shared: int | None = None
+
+    def shares(self, block: int) -> None:
+        """`block` is the last that the engine has already."""
+        assert self._shelf is not None
+        self._shared = block
+        self._shelf.sharing[block] = self._shelf.sharing.get(block, 0) + 1
 
     def confirm(self, tokens_after: float = 0) -> None:
         """The engine has the blocks, and `tokens_after` the last of them: the rest of the prompt and the answer."""
-        shelf, self._shelf = self._shelf, None
-        if shelf is not None and shelf.live:
+        shelf = self._over()
+        if shelf is not None:
             self._index.put(shelf, self._blocks, None, tokens_after)
 
     def withdraw(self) -> None:
         """The engine does not have them, but for those that were there before or that another request confirmed."""
-        shelf, self._shelf = self._shelf, None
-        if shelf is not None and shelf.live:
+        shelf = self._over()
+        if shelf is not None:
             self._index.take_back(shelf, self._blocks.hashes, self)
+
+    def _over(self) -> "_Shelf | None":
+        """The shelf, the first time, if it is still one."""
+        shelf, self._shelf = self._shelf, None
+        if shelf is None or not shelf.live:
+            return None
+        if self._shared is not None:
+            shelf.shares_no_more(self._shared)
+        return shelf
 
 
 class _Shelf:
     """What one engine holds: its bit in the sets of holders, its blocks from the least to the most recently used.
 
-    A block has the expectation that brought it, until it is confirmed. `after_tokens` are those of answers.
+    A block has the expectation that brought it, until it is confirmed. `after_tokens` are those of answers. `sharing`
+    has how many prompts are under way that go on from a block that was there.
     """
 
-    __slots__ = ("after_tokens", "bit", "cache_tokens", "engine", "live", "order")
+    __slots__ = ("after_tokens", "bit", "cache_tokens", "engine", "live", "order", "sharing")
 
     def __init__(self, engine: Backend, bit: int) -> None:
         self.engine = engine
@@ -64,6 +82,15 @@ class _Shelf:
         self.live = True
         self.order: OrderedDict[int, Expectation | None] = OrderedDict()
         self.after_tokens = 0.0
+        self.sharing: dict[int, int] = {}
+
+    def shares_no_more(self, block: int) -> None:
+        """One of the prompts that go on from a block is not under way any more."""
+        left = self.sharing[block] - 1
+        if left:
+            self.sharing[block] = left
+        else:
+            del self.sharing[block]
 
 
 class PrefixIndex:
@@ -95,12 +122,22 @@ class PrefixIndex:
                     held[engine] += tokens
         return held
 
+    def crowd(self, engine: Backend, blocks: Blocks) -> int:
+        """How many prompts are under way on an engine that begin with all that it holds of this one, and go on anew."""
+        shelf = self._shelves.get(engine)
+        if shelf is None or not shelf.sharing:
+            return 0
+        depth = bisect_left(blocks.hashes, True, key=lambda block: block not in shelf.order)
+        return shelf.sharing.get(blocks.hashes[depth - 1], 0) if depth else 0
+
     def expect(self, engine: Backend, blocks: Blocks) -> Expectation:
         """A prompt is being sent to an engine."""
         shelf = self._shelf(engine)
         shelf.cache_tokens = engine.cache_tokens or self._default_tokens
         expectation = Expectation(self, shelf, blocks)
         new = self.put(shelf, blocks, expectation)
+        if new < len(blocks.hashes):
+            expectation.shares(blocks.hashes[len(blocks.hashes) - new - 1])
         self.given.note(engine, new * blocks.tokens_each, len(self._shelves))
         return expectation
 

@@ -44,6 +44,10 @@ class Prefixes:
         """Tokens of the prompt that one engine holds."""
         return min(call.prompt_tokens, int(self.held(call).get(engine, 0)))
 
+    def crowd(self, call: Call, engine: Backend) -> int:
+        """Prompts under way on an engine that begin with all that it holds of this one."""
+        return self.index.crowd(engine, self.blocks(call))
+
     def expect(self, call: Call, engine: Backend) -> Expectation:
         """A call is being sent to an engine, which will hold its prompt."""
         return self.index.expect(engine, self.blocks(call))

@@ -159,3 +159,14 @@ def test_chats_stay_where_they_are_all_the_same() -> None:
             routed.sent(engine, call)
             homes.setdefault(chat, set()).add(engine)
     assert all(len(engines) == 1 for engines in homes.values())
+
+
+def test_a_crowd_from_one_beginning_is_spread() -> None:
+    routed, candidates = Routed(), engines()
+    shared = 1600
+    for number in range(300):
+        call = a_completion(prompt="x" * 4 * shared + f"{number:04}" * 80)
+        chosen = routed.pick(candidates, call)
+        routed.prefixes.expect(call, chosen)
+        chosen.lease(call.prompt_tokens - routed.prefixes.cached_tokens(call, chosen) or 80)
+    assert max(engine.load.requests for engine in candidates) <= 1.5 * 100

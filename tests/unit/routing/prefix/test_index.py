@@ -251,3 +251,18 @@ def test_what_was_new_is_what_an_engine_was_given() -> None:
     for text in ("abcd", "abcx", "abcx"):
         index.expect(A, prompt(text)).confirm()
     assert index.given.lately([A, B]) == [pytest.approx(5, rel=0.1), 0]
+
+
+def test_how_many_are_under_way_from_the_same_beginning() -> None:
+    index = an_index()
+    index.expect(A, prompt("abc")).confirm()
+    under_way = [index.expect(A, prompt("abc" + end)) for end in "xyz"]
+    assert (index.crowd(A, prompt("abcq")), index.crowd(B, prompt("abcq")), index.crowd(A, prompt("q"))) == (3, 0, 0)
+    assert index.crowd(A, prompt("abcxq")) == 0, "nobody goes on from there"
+    under_way[0].confirm()
+    under_way[1].withdraw()
+    under_way[1].withdraw()
+    assert index.crowd(A, prompt("abcq")) == 1
+    index.drop(A)
+    under_way[2].confirm()
+    assert index.crowd(A, prompt("abcq")) == 0
