@@ -72,7 +72,7 @@ async def stumble(_here: Trial, fleet: FleetProcess, for_s: float) -> None:
 
 @pytest.mark.parametrize(("role", "how"), [("prefill", flap), ("decode", stumble)], ids=["gone", "failing"])
 async def test_f17_an_engine_flaps(role: str, how: Callable[[Trial, FleetProcess, float], Awaitable[None]]) -> None:
-    for_s = scaled(20, 75)
+    for_s = scaled(30, 75)
     fault = f"1 of 3 {role} engines {'flaps' if how is flap else 'fails'} every other half second"
     async with trial("F17", fault, **SCALED | {role: 3}, fronts=True, leaks=None) as here:
         (fleet, *_) = here.prefill if role == "prefill" else here.decode
