@@ -159,7 +159,7 @@ def _asking_for_usage(fields: Mapping[str, Any]) -> dict[str, Any]:
     options = fields.get("stream_options")
     if not fields.get("stream") or not isinstance(options, dict | None):
         return dict(fields)
-    if options and options.get("include_usage") is True:
+    if options and options.get("include_usage") not in (None, False):  # asked for, or for the engine to refuse
         return dict(fields)
     return {**fields, "stream_options": {**(options or {}), "include_usage": True, "continuous_usage_stats": False}}
 

@@ -340,6 +340,7 @@ def test_completions_that_may_be_split(fields: dict[str, Any]) -> None:
             {"include_usage": True, "continuous_usage_stats": True},
         ),
         ({"stream": True, "stream_options": "x"}, "x"),
+        ({"stream": True, "stream_options": {"include_usage": "maybe"}}, {"include_usage": "maybe"}),
     ],
 )
 def test_streams_are_asked_for_their_usage(fields: dict[str, Any], options: object) -> None:

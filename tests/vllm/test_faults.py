@@ -40,8 +40,9 @@ def _at_rest_before(pools: Pools) -> None:
 
 
 def body(seed: str, **fields: Any) -> dict[str, Any]:
-    """A greedy request with a prompt of its own, of about 100 tokens."""
-    return {"model": "tiny", "prompt": random_prompt(30, seed), "max_tokens": 8, "temperature": 0, **fields}
+    """A greedy request with a prompt of its own: of about 100 tokens, or 3,000 when its seed begins with `long`."""
+    words = 900 if seed.startswith("long") else 30
+    return {"model": "tiny", "prompt": random_prompt(words, seed), "max_tokens": 8, "temperature": 0, **fields}
 
 
 class Users:
@@ -183,12 +184,12 @@ async def test_f09_a_malformed_hand_over_is_not_sent(pools: Pools, tmp_path: Pat
 async def test_f10_what_a_frozen_engine_hands_over_when_it_thaws_is_not_used(pools: Pools, tmp_path: Path) -> None:
     prefill, decode = urls(pools)
     async with users(pools, tmp_path, [prefill[0]], [decode[0]]) as here:
-        seeds = [f"frozen-{number}" for number in range(6)]
+        seeds = [f"long-frozen-{number}" for number in range(6)]
         expected = await here.expect(seeds)
         await here.ask("a pair's first time")
         before = pools.decode[0].prompt_tokens()
         asking = [asyncio.ensure_future(here.ask(seed)) for seed in seeds]  # noqa: TID251 - awaited below
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0.2)
         await asyncio.to_thread(pools.signal, "prefill-0", "STOP")
         await asyncio.sleep(LEASE_S + 1)
         await asyncio.to_thread(pools.signal, "prefill-0", "CONT")
