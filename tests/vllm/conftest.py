@@ -3,18 +3,27 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 from openai import OpenAI
 
 from tests.support.openai_sdk import Question, ask, sdk
-from tests.support.vllm_fleet import Engines, Gateway, gateway_process, vllm_engines
+from tests.support.vllm_fleet import Engine, Engines, Gateway, gateway_process, vllm_engines
 
 
 @pytest.fixture(scope="session")
 def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engines]:
     """A pair and a colocated reference with the model tiny."""
     with vllm_engines("tiny", tmp_path_factory.mktemp("engines"), colocated=1) as started:
+        for engine in (started.prefill, started.decode):
+            _compile(engine)
         yield started
+
+
+def _compile(engine: Engine) -> None:
+    """Where nothing is cached yet an engine compiles some seconds for its first log-probabilities, and hand-overs age."""
+    body = {"model": "tiny", "prompt": "1", "max_tokens": 1, "logprobs": 3}
+    httpx.post(f"{engine.url}/v1/completions", json=body, timeout=120).raise_for_status()
 
 
 @pytest.fixture(scope="session")
