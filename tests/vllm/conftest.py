@@ -21,7 +21,7 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engines]:
 
 
 def _compile(engine: Engine) -> None:
-    """Where nothing is cached yet an engine compiles some seconds for its first log-probabilities, and hand-overs age."""
+    """With nothing cached an engine compiles some seconds for its first log-probabilities, while hand-overs age."""
     body = {"model": "tiny", "prompt": "1", "max_tokens": 1, "logprobs": 3}
     httpx.post(f"{engine.url}/v1/completions", json=body, timeout=120).raise_for_status()
 
