@@ -82,10 +82,12 @@ class Permits:
         backend = permit.backend
         self._taken[backend] -= permit.weight
         self._requests[backend] -= 1
+        if not self._requests[backend]:  # engines come and go: nothing of one that is gone is kept
+            del self._taken[backend], self._requests[backend]
         if self._line is not None and self._limits[backend.role]:
             self._line.freed(backend.models, answering_pool(backend))
 
-    def is_full(self, backend: Backend) -> None:
+    def note_full(self, backend: Backend) -> None:
         """The engine said that it has no room; who waits is told when it is asked again."""
         if (before := self._full.pop(backend, None)) is not None:
             before.cancel()

@@ -8,8 +8,6 @@ import asyncio
 from dataclasses import dataclass
 from typing import Any
 
-import orjson
-
 from router.call import Api, Trace, understand
 from router.errors import BadHandoff, EngineTimeout, Leg, Outcome
 from router.exchange.exchange import Exchange, Legs
@@ -49,7 +47,7 @@ class Rehearsal:
         journey.chosen(RouteKind.DISAGGREGATED, "rehearsal", decode.id, prefill.id)
         try:
             async with asyncio.timeout(self._timeout_s):
-                async with self._exchange.open(call, Legs(decode, prefill, _nobody_waits), journey) as opened:
+                async with self._exchange.open(call, Legs(decode, prefill, _nobody_waits), journey):
                     journey.committed()
         except TimeoutError:
             leg = Leg.PREFILL if journey.prefilled_at is None else Leg.DECODE
@@ -57,7 +55,8 @@ class Rehearsal:
         if journey.prefill_s is None or journey.handoff_s is None:
             why = journey.fallback_detail or journey.fallback_reason
             raise BadHandoff(f"there was no hand-over: {why}").in_leg(Leg.PREFILL)
-        return Rehearsed(_prompt_tokens(orjson.loads(opened.body)), journey.prefill_s, journey.handoff_s)
+        prompt_tokens = journey.usage.prompt_tokens if journey.usage else None
+        return Rehearsed(prompt_tokens, journey.prefill_s, journey.handoff_s)
 
 
 def _nobody_waits(_: Outcome) -> None:
@@ -66,9 +65,3 @@ def _nobody_waits(_: Outcome) -> None:
 
 def _body(model: str, request_id: str) -> dict[str, Any]:
     return {"model": model, "prompt": f"{request_id} says hello to", "max_tokens": 1, "temperature": 0}
-
-
-def _prompt_tokens(content: dict[str, Any]) -> int | None:
-    usage = content.get("usage")
-    value = usage.get("prompt_tokens") if isinstance(usage, dict) else None
-    return value if isinstance(value, int) else None

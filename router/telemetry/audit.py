@@ -24,7 +24,7 @@ INTERVAL_S = 1.0
 RULES = ("permits", "leases", "sockets")
 
 LEGS = 2
-"""Connections to engines that a request or a warm-up may have; each engine has one more for its probes."""
+"""Connections to engines that a request or a warm-up may have."""
 
 LOOKS = 2
 """Connections that an engine's probe and scrape may take."""

@@ -1,6 +1,7 @@
 """Each engine in its turn, whatever it has to do."""
 
 from collections.abc import Sequence
+from weakref import WeakKeyDictionary
 
 from router.call import Call
 from router.fleet.backend import Backend
@@ -11,7 +12,7 @@ class RoundRobin:
 
     def __init__(self) -> None:
         self._turn = 0
-        self._taken: dict[Backend, int] = {}
+        self._taken: WeakKeyDictionary[Backend, int] = WeakKeyDictionary()
 
     def pick(self, candidates: Sequence[Backend], call: Call) -> Backend:
         """The candidate that was picked least recently."""

@@ -1,5 +1,7 @@
 import asyncio
+import gc
 import math
+import weakref
 from collections.abc import Iterable
 from random import Random
 
@@ -172,11 +174,20 @@ def test_a_prompt_just_as_long_as_a_permit_is_for_takes_one() -> None:
 async def test_an_engine_that_says_that_it_is_full_has_no_room_for_a_while() -> None:
     line = Line(Admission(), asyncio.get_running_loop().time)
     permits, engine = Permits(LIMITS, line), a_backend()
-    permits.is_full(engine)
+    permits.note_full(engine)
     assert not permits.has_room(engine, 10)
     began = asyncio.get_running_loop().time()
     await asyncio.sleep(FULL_S / 2)
-    permits.is_full(engine)
+    permits.note_full(engine)
     await line.wait(MODEL, Role.DECODE, began + 10)
     assert asyncio.get_running_loop().time() - began == pytest.approx(1.5 * FULL_S)
     assert permits.has_room(engine, 10)
+
+
+def test_nothing_of_an_engine_is_kept_that_has_no_request() -> None:
+    permits, gone = Permits(LIMITS), a_backend()
+    permits.take(gone, 10).release()
+    kept = weakref.ref(gone)
+    del gone
+    gc.collect()
+    assert kept() is None

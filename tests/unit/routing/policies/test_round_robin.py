@@ -1,3 +1,6 @@
+import gc
+import weakref
+
 from router.fleet.backend import Backend
 from router.routing.policies.round_robin import RoundRobin
 from tests.support.builders import a_backend, a_call
@@ -29,3 +32,12 @@ def test_an_engine_that_was_away_is_next_once_and_gets_no_arrears() -> None:
 def test_load_is_of_no_interest() -> None:
     busy = a_backend(port=4, requests=99)
     assert picks(RoundRobin(), [busy, A], 2) == [busy, A]
+
+
+def test_an_engine_that_is_gone_is_forgotten() -> None:
+    policy, gone = RoundRobin(), a_backend(port=1)
+    policy.pick([gone], a_call())
+    kept = weakref.ref(gone)
+    del gone
+    gc.collect()
+    assert kept() is None
