@@ -10,15 +10,18 @@ import httpx
 
 MODEL = "sim-8b"
 CLIENTS = 24
-SHORT_WORDS, LONG_WORDS = 20, 1500
+SHORT_WORDS, LONG_WORDS, TOO_LONG_WORDS = 20, 1500, 2600
+"""The last are too long for decode to compute them in prefill's stead."""
+
+TOPICS, NEVER_TWICE = 20, 1 << 60
 CROWD = 80
 """Connections at once, more than one address may have."""
 
 
 def body(rng: random.Random) -> dict[str, Any]:
-    """One in three prompts is long enough to be handed over, one in 50 requests is wrong."""
-    words = rng.choice((SHORT_WORDS, SHORT_WORDS, LONG_WORDS))
-    topic = rng.randrange(20)
+    """Four in ten prompts are long enough to be handed over, and half of those are new; one in 50 requests is wrong."""
+    words = rng.choice((SHORT_WORDS, SHORT_WORDS, SHORT_WORDS, LONG_WORDS, TOO_LONG_WORDS))
+    topic = rng.randrange(TOPICS if rng.random() < 0.5 else NEVER_TWICE)
     text = f"{topic}: " + " ".join(random.Random(topic).choices("abcdefgh", k=words))
     asked = {"model": MODEL, "prompt": text, "max_tokens": 20, "ignore_eos": True, "stream": rng.random() < 0.8}
     return asked | ({"temperature": "hot"} if rng.random() < 0.02 else {})

@@ -7,6 +7,7 @@ import os
 import random
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -29,8 +30,8 @@ TIMES_FASTER = 60
 """How much shorter the test's copy of the rules waits: minutes become seconds."""
 
 SETTINGS: Mapping[str, Any] = {
-    "routing": {"min_novel_tokens": 256, "min_concurrency": 0},
-    "admission": {"prefill_permits": 6, "prefill_permit_tokens": 1024, "decode_permits": 10},
+    "routing": {"min_novel_tokens": 256, "min_concurrency": 0, "local_prefill_budget_tokens": 1024},
+    "admission": {"prefill_permits": 3, "prefill_permit_tokens": 1024, "decode_permits": 10},
     "timeouts": {"prefill_timeout_s": 3, "first_event_timeout_s": 5},
     "edge": {"max_connections_per_address": 64},
     "pairs": {"quarantine_s": 3},
@@ -86,7 +87,10 @@ class Stack:
     data_url: str
     ops_url: str
     prometheus_url: str
+    folder: Path
     began: float = field(default_factory=time.time)
+    _gateway: subprocess.Popen[bytes] | None = None
+    _load: subprocess.Popen[bytes] | None = None
 
     def of_role(self, role: str) -> Sequence[Engine]:
         """The engines of a pool."""
@@ -125,6 +129,37 @@ class Stack:
         """Drain an engine, or enable it."""
         httpx.post(f"{self.ops_url}/fleet/backends/{engine.id}/{action}").raise_for_status()
 
+    @property
+    def listed(self) -> Path:
+        """The file that tells the gateway where its engines are."""
+        return self.folder / "backends.yaml"
+
+    def signal_gateway(self, number: signal.Signals) -> None:
+        """Stop the gateway's process, or let it go on."""
+        assert self._gateway is not None
+        self._gateway.send_signal(number)
+
+    def start_gateway(self) -> None:
+        """Start it, with what `folder` has for it."""
+        self._gateway = start(_gateway(self), self.folder / "gateway.log")
+
+    def start_load(self) -> None:
+        """Let the clients come."""
+        command = [sys.executable, "-m", "tests.observability.load", self.data_url]
+        self._load = start(command, self.folder / "load.log")
+
+    def end_load(self) -> None:
+        """Let them go."""
+        assert self._load is not None
+        end(self._load)
+
+    def end(self) -> None:
+        """End what was started."""
+        for process in (self._load, self._gateway):
+            if process is not None:
+                process.send_signal(signal.SIGCONT)
+                end(process)
+
     def firing(self) -> set[tuple[str, str]]:
         """The alerts that fire now: name, and engine or pool if they are about one."""
         alerts = [alert for alert in self.prometheus("alerts")["alerts"] if alert["state"] == "firing"]
@@ -150,18 +185,14 @@ def start(command: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
         )
 
 
-@contextlib.contextmanager
-def ended(process: subprocess.Popen[bytes]) -> Iterator[None]:
-    """A block at whose end the process is."""
+def end(process: subprocess.Popen[bytes]) -> None:
+    """End a process, if need be the hard way."""
+    process.terminate()
     try:
-        yield
-    finally:
-        process.terminate()
-        try:
-            process.wait(5)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        process.wait(5)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def free_ports(count: int) -> list[int]:
@@ -199,38 +230,38 @@ def running(folder: Path) -> Iterator[Stack]:
         Engine(name.split("-")[0], port, side_channel, folder / f"{name}.log")
         for name, (port, side_channel) in zip(names, pairs, strict=True)
     ]
-    stack = Stack(engines, _url(data), _url(ops), _url(prometheus))
+    stack = Stack(engines, _url(data), _url(ops), _url(prometheus), folder)
     with contextlib.ExitStack() as held:
         for engine in engines:
             engine.start()
             held.callback(engine.kill)
-        held.enter_context(ended(start(_gateway(stack, folder), folder / "gateway.log")))
-        held.enter_context(ended(start(_prometheus(stack, folder), folder / "prometheus.log")))
+        held.callback(stack.end)
+        stack.start_gateway()
+        held.callback(end, start(_prometheus(stack), folder / "prometheus.log"))
         until(lambda: _answers(f"{stack.ops_url}/readyz"), "the gateway", 20)
         until(lambda: _answers(f"{stack.prometheus_url}/-/ready"), "Prometheus", 20)
-        load = [sys.executable, "-m", "tests.observability.load", stack.data_url]
-        held.enter_context(ended(start(load, folder / "load.log")))
+        stack.start_load()
         yield stack
 
 
-def _gateway(stack: Stack, folder: Path) -> Sequence[str]:
+def _gateway(stack: Stack) -> Sequence[str]:
     backends = [{"url": engine.url, "role": engine.role, "kv_lease_s": 3} for engine in stack.engines]
     listeners = {
         name: {"host": "127.0.0.1", "port": int(url.rsplit(":", 1)[1])}
         for name, url in (("listen", stack.data_url), ("ops", stack.ops_url))
     }
     drain = {"drain_accept_s": 0, "drain_timeout_s": 1}
-    path = folder / "gateway.yaml"
-    listed = folder / "backends.yaml"
-    listed.write_text(yaml.safe_dump(backends))
-    discovery = {"file": {"path": str(listed)}}
+    path = stack.folder / "gateway.yaml"
+    stack.listed.write_text(yaml.safe_dump(backends))
+    discovery = {"file": {"path": str(stack.listed)}}
     path.write_text(yaml.safe_dump({**SETTINGS, **listeners, "drain": drain, "discovery": discovery}))
     return [sys.executable, "-m", "router", "serve", "--config", str(path)]
 
 
-def _prometheus(stack: Stack, folder: Path) -> Sequence[str]:
+def _prometheus(stack: Stack) -> Sequence[str]:
     binary = shutil.which("prometheus", path=f"{ROOT / 'build/prometheus/usr/bin'}:{os.environ['PATH']}")
     assert binary, "there is no prometheus; make test-observability gets it"
+    folder = stack.folder
     rules = folder / "rules"
     rules.mkdir()
     faster_rules(rules)
