@@ -13,7 +13,7 @@ RUN /opt/pd-router/bin/python -m pip install --no-cache-dir --disable-pip-versio
 
 FROM ${BASE_IMAGE}
 COPY --from=build /opt/pd-router /opt/pd-router
-ENV PATH=/opt/pd-router/bin:$PATH PYTHONUNBUFFERED=1 PD_ROUTER_LOG__FORMAT=json
+ENV PATH=/opt/pd-router/bin:$PATH PYTHONUNBUFFERED=1 PD_ROUTER_LOG__FORMAT=json PD_ROUTER_LISTEN__REQUIRE_KEY=true
 USER 65532:65532
 # The operations listener (8001) stays on the container's loopback unless PD_ROUTER_OPS__HOST says otherwise.
 EXPOSE 8000

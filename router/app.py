@@ -18,6 +18,7 @@ from prometheus_client import CollectorRegistry
 
 from router.admission.line import Line
 from router.admission.permits import Permits, answering_pool
+from router.edge.api_key import ApiKey
 from router.edge.body_memory import BodyMemory
 from router.edge.census import Census, connections_for, file_limit, raise_file_limit
 from router.edge.client import Limits
@@ -50,7 +51,7 @@ from router.gateway import Gateway
 from router.json_bounds import JsonBounds
 from router.retries import Notice, Retries
 from router.routing.choose import Chooser, Match, same_group
-from router.settings import BackendSettings, Listen, Ops, Settings, engine_key, operators_token
+from router.settings import BackendSettings, Listen, Ops, Settings, clients_key, engine_key, operators_token
 from router.supervision import Tasks
 from router.telemetry.audit import Audit
 from router.telemetry.edge import EdgeMetrics
@@ -162,7 +163,7 @@ def build(settings: Settings, log_lines: Lines | None = None) -> App:
         prober=prober,
         scraper=Scraper(fleet, client, settings.scrapes, clock),
         membership=membership,
-        data=DataApp(gateway, fleet, _limits(settings, bodies), ids),
+        data=DataApp(gateway, fleet, _limits(settings, bodies, edge_metrics), ids),
         operations=operations_app(fleet, pairs, readiness, registry, changes, clock),
         registry=registry,
         data_guards=data_guards,
@@ -197,9 +198,11 @@ def _retries(
     )
 
 
-def _limits(settings: Settings, bodies: BodyMemory) -> Limits:
-    edge = settings.edge
-    return Limits(edge.max_body_bytes, settings.timeouts.write_stall_s, bodies, edge.early_status_s)
+def _limits(settings: Settings, bodies: BodyMemory, metrics: EdgeMetrics) -> Limits:
+    edge, key = settings.edge, clients_key(settings.listen)
+    api_key = ApiKey(key.get_secret_value()) if key else None
+    metrics.key_required(key is not None)
+    return Limits(edge.max_body_bytes, settings.timeouts.write_stall_s, bodies, edge.early_status_s, api_key)
 
 
 def _operators(ops: Ops) -> Operators:
@@ -314,6 +317,13 @@ def _collect_rarely() -> None:
     gc.set_threshold(COLLECT_AFTER_OBJECTS, 20, 100)
 
 
+def _warn_if_open(where: Listen) -> None:
+    """Tell who may not have meant it."""
+    if clients_key(where) is None and not where.on_loopback:
+        facts = {"listen.host": where.host, "to_ask_for_one": f"set {where.api_key_env} or listen.api_key_file"}
+        log.warning("clients on other machines need no key", extra={"facts": facts})
+
+
 async def serve(settings: Settings) -> int:
     """Serve until SIGTERM or SIGINT, then drain; a second signal ends at once. Returns the exit code."""
     log_lines = configure(settings.log)
@@ -323,6 +333,7 @@ async def serve(settings: Settings) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, signals.put_nowait, number)
     async with running(settings, log_lines) as gateway:
+        _warn_if_open(settings.listen)
         log.info("serving", extra={"facts": {"data": gateway.data_url, "operations": gateway.ops_url}})
         received = await signals.get()
         log.info("draining", extra={"facts": {"signal": received.name, "inflight": gateway.app.fleet.inflight}})

@@ -39,7 +39,8 @@ from pydantic_settings import (
 from pydantic_settings import SettingsError as EnvError
 
 ENV_PREFIX = "PD_ROUTER_"
-OTHER_VARIABLES = frozenset({"CONFIG", "ENGINE_HOME"})  # read by the commands, not part of the tree
+API_KEY = f"{ENV_PREFIX}API_KEY"
+OTHER_VARIABLES = frozenset({"CONFIG", "ENGINE_HOME", "API_KEY"})  # read by the commands, not part of the tree
 
 
 class SettingsError(Exception):
@@ -87,6 +88,11 @@ def _is_address(text: str) -> bool:
     return True
 
 
+def is_loopback(host: str) -> bool:
+    """Whether an address to listen on is reached from its own machine only."""
+    return host == "localhost" or (_is_address(host) and ip_address(host).is_loopback)
+
+
 Origin = Annotated[str, AfterValidator(_origin)]
 DnsName = Annotated[str, AfterValidator(_dns_name)]
 Port = Annotated[int, Field(ge=0, le=65535)]
@@ -112,6 +118,18 @@ class Listen(Section):
         ge=0,
         description="Listening socket inherited under this number, not host and port; systemd's is 3.",
     )
+    api_key_env: str = Field(
+        API_KEY, description="Environment variable with the key that clients must send; not set: they need none."
+    )
+    api_key_file: str | None = Field(None, description="File with that key instead, such as a mounted secret.")
+    require_key: bool = Field(
+        False, description="Refuse to serve without a key, unless on loopback; true in the container image."
+    )
+
+    @property
+    def on_loopback(self) -> bool:
+        """Whether only this machine can connect; of an inherited socket that is not known."""
+        return self.fd is None and is_loopback(self.host)
 
 
 class Ops(Section):
@@ -536,6 +554,7 @@ def load(
     backends, flag_faults = _added_backends(added, len(settings.backends))
     faults += [*flag_faults, *_backend_faults((*settings.backends, *backends), settings.discovery, environ)]
     faults += _dns_faults(settings.discovery.dns, environ)
+    faults += _key_faults(settings.listen, environ)
     if settings.ops.token_env and not environ.get(settings.ops.token_env):
         faults.append(f"ops.token_env: the environment variable {settings.ops.token_env} is not set")
     if faults:
@@ -547,6 +566,23 @@ def engine_key(backend: BackendSettings, environ: Mapping[str, str] | None = Non
     """The API key of an engine, read from the variable that `key_env` names; None when it needs none."""
     environ = os.environ if environ is None else environ
     return SecretStr(environ[backend.key_env]) if backend.key_env else None
+
+
+def clients_key(listen: Listen, environ: Mapping[str, str] | None = None) -> SecretStr | None:
+    """The key that clients need, from the file or variable that is named; None when they need none.
+
+    Raises `SettingsError` when the file cannot be read.
+    """
+    environ = os.environ if environ is None else environ
+    if listen.api_key_file is None:
+        key = environ.get(listen.api_key_env, "")
+    else:
+        try:
+            key = Path(listen.api_key_file).read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            why = error.strerror if isinstance(error, OSError) else "it is not text"
+            raise SettingsError([f"listen.api_key_file: {listen.api_key_file} cannot be read: {why}"]) from None
+    return SecretStr(key) if key else None
 
 
 def operators_token(ops: Ops, environ: Mapping[str, str] | None = None) -> SecretStr | None:
@@ -597,6 +633,29 @@ def _unknown_variables(environ: Mapping[str, str]) -> Iterator[str]:
         section = bare.split("__")[0].lower()
         if section not in Settings.model_fields:
             yield f"{name}: unknown setting{_nearest(section, Settings.model_fields, ENV_PREFIX, str.upper)}"
+
+
+def _key_faults(listen: Listen, environ: Mapping[str, str]) -> Iterator[str]:
+    """What is wrong with the key for clients. Its value is in no message."""
+    named = environ.get(listen.api_key_env)
+    if listen.api_key_env != API_KEY and not named and listen.api_key_file is None:
+        yield f"listen.api_key_env: the environment variable {listen.api_key_env} is not set"
+    if listen.api_key_file is not None and named:
+        yield f"listen.api_key_file: the environment variable {listen.api_key_env} is set as well; give one of them"
+    try:
+        key = clients_key(listen, environ)
+    except SettingsError as error:
+        yield from error.faults
+        return
+    if key is None and listen.api_key_file is not None:
+        yield f"listen.api_key_file: {listen.api_key_file} is empty"
+    elif key is None and listen.require_key and not listen.on_loopback:
+        yield (
+            f"listen.require_key: clients on other machines could connect without a key: set {listen.api_key_env} or "
+            "listen.api_key_file, or listen.require_key to false if something in front asks for one"
+        )
+    elif key is not None and not re.fullmatch(r"[!-~]+", key.get_secret_value()):
+        yield "listen: the key for clients must be printable ASCII without spaces"
 
 
 def _backend_faults(

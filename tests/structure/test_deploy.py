@@ -59,7 +59,7 @@ def test_commands_are_those_of_the_program(file: str) -> None:
 @pytest.mark.parametrize("file", FILES)
 def test_the_gateway_has_time_to_drain_and_its_engines_are_there(file: str) -> None:
     gateway = services(file)["gateway"]
-    drain = load(environ=gateway["environment"]).drain
+    drain = load(environ=gateway["environment"] | {"PD_ROUTER_API_KEY": "given"}).drain
     grace_s = int(gateway["stop_grace_period"].removesuffix("s"))
     assert grace_s >= drain.drain_accept_s + drain.drain_timeout_s + 10
     engines = [re.sub(r"https?://|:\d+", "", word) for word in gateway["command"] if word.startswith("http")]
@@ -70,9 +70,16 @@ def test_the_gateway_has_time_to_drain_and_its_engines_are_there(file: str) -> N
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_operators_are_published_on_loopback_only(file: str) -> None:
+def test_what_other_machines_reach_asks_for_a_key(file: str) -> None:
     published = [port for service in services(file).values() for port in service.get("ports", ())]
-    assert [port for port in published if not port.startswith("127.0.0.1:")] == ["8000:8000"]
+    public = [port for port in published if not port.startswith("127.0.0.1:")]
+    asks = "PD_ROUTER_API_KEY" in services(file)["gateway"]["environment"]
+    assert public == (["8000:8000"] if asks else [])
+
+
+def test_the_image_does_not_serve_without_a_key_by_accident() -> None:
+    (line,) = (line for line in (ROOT / "Dockerfile").read_text().splitlines() if line.startswith("ENV"))
+    assert "PD_ROUTER_LISTEN__REQUIRE_KEY=true" in line.split()
 
 
 @pytest.mark.parametrize("file", FILES)
