@@ -43,6 +43,10 @@ API_KEY = f"{ENV_PREFIX}API_KEY"
 OTHER_VARIABLES = frozenset({"CONFIG", "ENGINE_HOME", "API_KEY"})  # read by the commands, not part of the tree
 
 
+CREDENTIALS = re.compile(r"//[^/\s]*@")
+"""In a URL: name and password."""
+
+
 class SettingsError(Exception):
     """Settings that cannot be used; `faults` has one line per fault, each naming its key and what is allowed."""
 
@@ -93,7 +97,15 @@ def is_loopback(host: str) -> bool:
     return host == "localhost" or (_is_address(host) and ip_address(host).is_loopback)
 
 
+def _variable(name: str) -> str:
+    """Name of an environment variable; a secret that was written in its place seldom looks like one."""
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+        raise ValueError("must be the name of an environment variable, not what is in it")
+    return name
+
+
 Origin = Annotated[str, AfterValidator(_origin)]
+Variable = Annotated[str, AfterValidator(_variable)]
 DnsName = Annotated[str, AfterValidator(_dns_name)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 TakenPort = Annotated[int, Field(ge=1, le=65535)]
@@ -118,7 +130,7 @@ class Listen(Section):
         ge=0,
         description="Listening socket inherited under this number, not host and port; systemd's is 3.",
     )
-    api_key_env: str = Field(
+    api_key_env: Variable = Field(
         API_KEY, description="Environment variable with the key that clients must send; not set: they need none."
     )
     api_key_file: str | None = Field(None, description="File with that key instead, such as a mounted secret.")
@@ -137,7 +149,7 @@ class Ops(Section):
 
     host: str = Field("127.0.0.1", description="Address of the operations listener; loopback, as it has no key.")
     port: Port = Field(8001, description="Port of the operations listener; 0 takes a free one.")
-    token_env: str | None = Field(
+    token_env: Variable | None = Field(
         None,
         description="Environment variable with the token that changes need; without it they are for loopback only.",
     )
@@ -167,7 +179,7 @@ class Traits(Section):
     kv_hosts: tuple[str, ...] = Field(
         (), description="Addresses its KV side channel may have; empty: pinned at the first good hand-over."
     )
-    key_env: str | None = Field(None, description="Environment variable that holds the engine's API key.")
+    key_env: Variable | None = Field(None, description="Environment variable that holds the engine's API key.")
 
 
 class BackendSettings(Traits, Place):
@@ -692,7 +704,8 @@ def _explain(fault: ErrorDetails, below: tuple[str | int, ...] = ()) -> str:
     if fault["type"] == "missing":
         return f"{key}: must be given"
     message = fault["msg"].removeprefix("Value error, ")
-    return f"{key}: {message[0].lower()}{message[1:]} (got {fault['input']!r})"
+    got = "" if key.endswith("_env") else f" (got {CREDENTIALS.sub('//***@', repr(fault['input']))})"
+    return f"{key}: {message[0].lower()}{message[1:]}{got}"
 
 
 def _fields_at(loc: tuple[str | int, ...]) -> Mapping[str, Any]:

@@ -292,6 +292,14 @@ def test_what_only_this_machine_reaches(host: str, own: bool) -> None:
     assert is_loopback(host) is own
 
 
+def test_secrets_in_the_wrong_place_are_not_repeated() -> None:
+    backend = {"url": "http://user:p4ss@d:1", "role": "decode", "key_env": "sk-s3cret"}
+    assert faults(flags={"backends": [backend]}) == [
+        "backends.0.url: must be http://host:port without path, query or credentials (got 'http://***@d:1')",
+        "backends.0.key_env: must be the name of an environment variable, not what is in it",
+    ]
+
+
 def test_keys_come_from_the_variable_that_is_named() -> None:
     backend = {**DECODE, "key_env": "ENGINE_KEY"}
     assert faults(flags={"backends": [backend]}) == [
