@@ -8,7 +8,7 @@ import random
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 
@@ -55,7 +55,7 @@ from router.settings import BackendSettings, Listen, Ops, Settings, clients_key,
 from router.supervision import Tasks
 from router.telemetry.audit import Audit
 from router.telemetry.edge import EdgeMetrics
-from router.telemetry.events import Clock
+from router.telemetry.events import Clock, NoTraces, Observer, Traces
 from router.telemetry.logs import AccessLog, Lines, configure
 from router.telemetry.loop_lag import LoopLag
 from router.telemetry.metrics import FleetMetrics, RequestMetrics
@@ -93,6 +93,7 @@ class App:
     operations_guards: Guards
     loop_lag: LoopLag
     audit: Audit
+    traces: Traces
 
 
 def build(settings: Settings, log_lines: Lines | None = None) -> App:
@@ -131,6 +132,7 @@ def build(settings: Settings, log_lines: Lines | None = None) -> App:
     rehearsal = Rehearsal(exchange, settings.pairs.warm_up_timeout_s, clock)
     warm_ups = WarmUps(fleet, pairs, rehearsal, may_pair, clock, metrics)
     chooser = Chooser(settings.routing, permits.has_room, rng, may_pair, lambda: pairs.cold)
+    traces, tracing = _traces(settings)
     gateway = Gateway(
         fleet=fleet,
         chooser=chooser,
@@ -139,10 +141,11 @@ def build(settings: Settings, log_lines: Lines | None = None) -> App:
         queue_timeout_s=settings.admission.queue_timeout_s,
         exchange=exchange,
         retries=_retries(settings, fleet, pairs, rng, (notice, permits.note_full)),
-        observers=(metrics,) if log_lines is None else (metrics, AccessLog(log_lines)),
+        observers=(metrics, *([AccessLog(log_lines)] if log_lines else ()), *tracing),
         clock=clock,
         strip_engine_fields=settings.edge.strip_engine_fields,
         json_bounds=JsonBounds(settings.edge.max_json_depth, settings.edge.max_json_values),
+        traces=traces,
     )
     readiness = Readiness(fleet)
     changes = controls(membership, fleet, chooser, _operators(settings.ops), clock)
@@ -170,7 +173,18 @@ def build(settings: Settings, log_lines: Lines | None = None) -> App:
         operations_guards=operations_guards,
         loop_lag=LoopLag(registry),
         audit=Audit(fleet, permits, connections, releases, warm_ups, registry),
+        traces=traces,
     )
+
+
+def _traces(settings: Settings) -> tuple[Traces, Sequence[Observer]]:
+    """Who records requests, and as an observer too, if anybody does."""
+    if not settings.tracing.on(os.environ):
+        return NoTraces(), ()
+    from router.telemetry.tracing import OtlpTraces  # noqa: PLC0415 - only there with the extra, and slow to import
+
+    traces = OtlpTraces(settings.tracing, time.monotonic)
+    return traces, (traces,)
 
 
 def _may_pair(pairs: Pairs, clock: Clock) -> Match:
@@ -274,6 +288,7 @@ async def running(settings: Settings, log_lines: Lines | None = None) -> AsyncIt
     async with AsyncExitStack() as held:
         data_socket = held.enter_context(_data_socket(settings.listen))
         ops_socket = held.enter_context(listen(settings.ops.host, settings.ops.port))
+        held.push_async_callback(app.traces.close)
         held.callback(app.connections.close)
         held.push_async_callback(app.releases.close)
         held.push_async_callback(background.close)

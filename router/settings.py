@@ -43,6 +43,10 @@ API_KEY = f"{ENV_PREFIX}API_KEY"
 OTHER_VARIABLES = frozenset({"CONFIG", "ENGINE_HOME", "API_KEY"})  # read by the commands, not part of the tree
 
 
+OTLP_ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+
+OTLP_EXPORTER = "opentelemetry.exporter.otlp.proto.http"
+
 CREDENTIALS = re.compile(r"//[^/\s]*@")
 """In a URL: name and password."""
 
@@ -492,6 +496,21 @@ class Log(Section):
     level: Literal["debug", "info", "warning", "error"] = Field("info", description="Lowest level written.")
 
 
+class Tracing(Section):
+    """Traces of requests; all else of them is set by OpenTelemetry's own variables (`OTEL_*`)."""
+
+    otlp_endpoint: str | None = Field(
+        None,
+        description="Where spans are sent, OTLP over HTTP: `http://collector:4318/v1/traces`; default: what "
+        "`OTEL_EXPORTER_OTLP_ENDPOINT` says, and no tracing without either.",
+    )
+
+    def on(self, environ: Mapping[str, str]) -> bool:
+        """Whether requests are to be recorded."""
+        off = environ.get("OTEL_SDK_DISABLED", "").lower() == "true" or environ.get("OTEL_TRACES_EXPORTER") == "none"
+        return not off and (self.otlp_endpoint is not None or any(map(environ.get, OTLP_ENDPOINTS)))
+
+
 class Settings(BaseSettings):
     """The whole tree. Build it with `load`, which turns faults into `SettingsError`."""
 
@@ -520,6 +539,7 @@ class Settings(BaseSettings):
     edge: Edge = Edge()
     process: Process = Process()
     log: Log = Log()
+    tracing: Tracing = Tracing()
 
 
 def load(
@@ -567,6 +587,8 @@ def load(
     faults += [*flag_faults, *_backend_faults((*settings.backends, *backends), settings.discovery, environ)]
     faults += _dns_faults(settings.discovery.dns, environ)
     faults += _key_faults(settings.listen, environ)
+    if settings.tracing.on(environ) and not _is_installed(OTLP_EXPORTER):
+        faults.append("tracing: needs OpenTelemetry's exporter, which is not installed: pip install 'pd-router[otel]'")
     if settings.ops.token_env and not environ.get(settings.ops.token_env):
         faults.append(f"ops.token_env: the environment variable {settings.ops.token_env} is not set")
     if faults:
@@ -685,10 +707,17 @@ def _backend_faults(
         yield "backends: there are prefill engines only; add a decode engine (--decode URL)"
 
 
+def _is_installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # not even what it is in
+        return False
+
+
 def _dns_faults(rules: DnsDiscovery | None, environ: Mapping[str, str]) -> Iterator[str]:
     if rules is None:
         return
-    if importlib.util.find_spec("dns") is None:
+    if not _is_installed("dns"):
         yield "discovery.dns: needs dnspython, which is not installed: pip install 'pd-router[dns]'"
     for role, pool in rules.pools.items():
         if pool.key_env and not environ.get(pool.key_env):

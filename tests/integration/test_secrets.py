@@ -40,7 +40,15 @@ from tests.support.scripted_engine import (
 )
 from tests.support.tree import ROOT
 
-ENVIRON = {"PD_ROUTER_API_KEY": "canary-api-key", "ENGINE_KEY": "canary-engine-key", "OPS_TOKEN": "canary-ops-token"}
+ENVIRON = {
+    "PD_ROUTER_API_KEY": "canary-api-key",
+    "ENGINE_KEY": "canary-engine-key",
+    "OPS_TOKEN": "canary-ops-token",
+    "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9",  # where nobody is, of which the log tells
+    "OTEL_EXPORTER_OTLP_HEADERS": "authorization=Bearer canary-collector-key",
+    "OTEL_EXPORTER_OTLP_TIMEOUT": "1",
+    "OTEL_BSP_SCHEDULE_DELAY": "100",
+}
 AUTHORIZATIONS = ("Bearer canary-api-key", "Bearer canary-guess", "Basic canary-basic", "canary-nothing")
 HEADERS = {"cookie": "canary-cookie", "x-api-key": "canary-header", "x-session-id": "canary-session"}
 PROMPT = "canary-prompt, once upon a time"
@@ -165,6 +173,7 @@ async def test_no_secret_is_told_to_anybody_or_logged(flags: tuple[str, ...], tm
     assert b"pd_router_requests_total" in b"".join(operators)
     log = gateway.log.read_text()
     assert log.count("bad_handoff") + log.count("engine_error") + log.count("invalid_api_key") > 3
+    assert "export" in log.lower(), "the collector is away"
     assert canaries(*clients, *operators, log) == set()
     assert {headers["authorization"] for headers in to_engines} == {"Bearer canary-engine-key"}
     assert canaries(*(f"{name} {value}" for headers in to_engines for name, value in headers.items())) == {

@@ -292,6 +292,30 @@ def test_what_only_this_machine_reaches(host: str, own: bool) -> None:
     assert is_loopback(host) is own
 
 
+@pytest.mark.parametrize(
+    ("section", "environ", "on"),
+    [
+        ({}, {}, False),
+        ({"otlp_endpoint": "http://c:4318/v1/traces"}, {}, True),
+        ({}, {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318"}, True),
+        ({}, {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://c:4318/v1/traces"}, True),
+        ({}, {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318", "OTEL_SDK_DISABLED": "true"}, False),
+        ({"otlp_endpoint": "http://c:4318/v1/traces"}, {"OTEL_TRACES_EXPORTER": "none"}, False),
+    ],
+)
+def test_requests_are_traced_where_there_is_a_collector(
+    section: dict[str, str], environ: dict[str, str], on: bool
+) -> None:
+    assert load(flags={"tracing": section}, environ=environ).tracing.on(environ) is on
+
+
+def test_tracing_without_its_library_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("router.settings.OTLP_EXPORTER", "nowhere.at.all")
+    assert faults(environ={"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318"}) == [
+        "tracing: needs OpenTelemetry's exporter, which is not installed: pip install 'pd-router[otel]'"
+    ]
+
+
 def test_secrets_in_the_wrong_place_are_not_repeated() -> None:
     backend = {"url": "http://user:p4ss@d:1", "role": "decode", "key_env": "sk-s3cret"}
     assert faults(flags={"backends": [backend]}) == [
