@@ -24,7 +24,7 @@ class BulkHistogram(Collector):
     def __init__(
         self, name: str, text: str, labels: Sequence[str], bounds: Sequence[float], registry: CollectorRegistry
     ) -> None:
-        self._name, self._text, self._labels = name, text, tuple(labels)
+        self._name, self._text, self.labels = name, text, tuple(labels)
         self._bounds = tuple(bounds)
         self._counts: dict[tuple[str, ...], list[int]] = {}
         self._sums: dict[tuple[str, ...], float] = {}
@@ -48,7 +48,7 @@ class BulkHistogram(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """The family, with cumulative buckets."""
-        family = HistogramMetricFamily(self._name, self._text, labels=self._labels)
+        family = HistogramMetricFamily(self._name, self._text, labels=self.labels)
         for labels, counts in self._counts.items():
             family.add_metric(labels, buckets=list(self._cumulative(labels, counts)), sum_value=self._sums[labels])
         yield family
