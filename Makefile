@@ -8,6 +8,7 @@ PORT ?= 8000
 OPS_PORT ?= 8001
 ARGS ?=
 ROUNDS ?= 2
+PREFIX ?= localhost/
 MINUTES ?= 10
 PYTHON ?= python3 python3.14 python3.13 python3.12 python3.11
 UV := uv==0.13.9
@@ -15,7 +16,7 @@ UV := uv==0.13.9
 bin := $(VENV)/bin
 python := $(bin)/python
 pip_install := $(python) -m pip install --disable-pip-version-check --quiet
-lock := build/uv/bin/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --group build --extra dns \
+lock := build/uv/bin/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --group build --extra dns --extra otel \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" --quiet --upgrade
 
 # The first of $(PYTHON) that is 3.11 or newer; fails with what to install.
@@ -27,7 +28,7 @@ done; \
 "$$found" -c 'import ensurepip, venv' 2>/dev/null || { echo "$$found has no venv module; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
 endef
 
-.PHONY: help run run-vllm test test-faults test-observability soak test-vllm mutants check bench bench-faults lock clean
+.PHONY: help run run-vllm test test-faults test-observability soak test-vllm mutants check bench bench-faults image test-image lock clean
 
 help: ## this list
 	@echo "make TARGET [PORT=8000] [OPS_PORT=8001] [ARGS=...] [PYTHON=...] [VENV=.venv]"
@@ -72,6 +73,12 @@ bench: $(VENV)/.runtime ## the gateway beside nginx, vllm-router and smg, about 
 
 bench-faults: $(VENV)/.runtime ## what each fault costs the clients of the gateway, vllm-router and smg, about 15 minutes
 	@$(python) -m bench.faults --json build/faults.json $(ARGS)
+
+image: ## images of the gateway and of a simulated engine, without Docker; needs root, buildah and debootstrap
+	@PREFIX=$(PREFIX) docker/build.sh
+
+test-image: $(VENV)/.dev ## build the images, and put a request through them as non-root on a read-only root; needs root
+	@PREFIX=$(PREFIX) $(python) -m pytest tests/image -s $(ARGS)
 
 lock: build/uv/bin/uv ## resolve pyproject.toml anew into requirements.lock and requirements-dev.lock
 	@$(lock) --output-file requirements.lock

@@ -8,7 +8,7 @@ import random
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 
@@ -18,6 +18,7 @@ from prometheus_client import CollectorRegistry
 
 from router.admission.line import Line
 from router.admission.permits import Permits, answering_pool
+from router.edge.api_key import ApiKey
 from router.edge.body_memory import BodyMemory
 from router.edge.census import Census, connections_for, file_limit, raise_file_limit
 from router.edge.client import Limits
@@ -50,11 +51,11 @@ from router.gateway import Gateway
 from router.json_bounds import JsonBounds
 from router.retries import Notice, Retries
 from router.routing.choose import Chooser, Match, same_group
-from router.settings import BackendSettings, Listen, Ops, Settings, engine_key, operators_token
+from router.settings import BackendSettings, Listen, Ops, Settings, clients_key, engine_key, operators_token
 from router.supervision import Tasks
 from router.telemetry.audit import Audit
 from router.telemetry.edge import EdgeMetrics
-from router.telemetry.events import Clock
+from router.telemetry.events import Clock, NoTraces, Observer, Traces
 from router.telemetry.logs import AccessLog, Lines, configure
 from router.telemetry.loop_lag import LoopLag
 from router.telemetry.metrics import FleetMetrics, RequestMetrics
@@ -92,6 +93,7 @@ class App:
     operations_guards: Guards
     loop_lag: LoopLag
     audit: Audit
+    traces: Traces
 
 
 def build(settings: Settings, log_lines: Lines | None = None) -> App:
@@ -130,6 +132,7 @@ def build(settings: Settings, log_lines: Lines | None = None) -> App:
     rehearsal = Rehearsal(exchange, settings.pairs.warm_up_timeout_s, clock)
     warm_ups = WarmUps(fleet, pairs, rehearsal, may_pair, clock, metrics)
     chooser = Chooser(settings.routing, permits.has_room, rng, may_pair, lambda: pairs.cold)
+    traces, tracing = _traces(settings)
     gateway = Gateway(
         fleet=fleet,
         chooser=chooser,
@@ -138,10 +141,11 @@ def build(settings: Settings, log_lines: Lines | None = None) -> App:
         queue_timeout_s=settings.admission.queue_timeout_s,
         exchange=exchange,
         retries=_retries(settings, fleet, pairs, rng, (notice, permits.note_full)),
-        observers=(metrics,) if log_lines is None else (metrics, AccessLog(log_lines)),
+        observers=(metrics, *([AccessLog(log_lines)] if log_lines else ()), *tracing),
         clock=clock,
         strip_engine_fields=settings.edge.strip_engine_fields,
         json_bounds=JsonBounds(settings.edge.max_json_depth, settings.edge.max_json_values),
+        traces=traces,
     )
     readiness = Readiness(fleet)
     changes = controls(membership, fleet, chooser, _operators(settings.ops), clock)
@@ -162,14 +166,25 @@ def build(settings: Settings, log_lines: Lines | None = None) -> App:
         prober=prober,
         scraper=Scraper(fleet, client, settings.scrapes, clock),
         membership=membership,
-        data=DataApp(gateway, fleet, _limits(settings, bodies), ids),
+        data=DataApp(gateway, fleet, _limits(settings, bodies, edge_metrics), ids),
         operations=operations_app(fleet, pairs, readiness, registry, changes, clock),
         registry=registry,
         data_guards=data_guards,
         operations_guards=operations_guards,
         loop_lag=LoopLag(registry),
         audit=Audit(fleet, permits, connections, releases, warm_ups, registry),
+        traces=traces,
     )
+
+
+def _traces(settings: Settings) -> tuple[Traces, Sequence[Observer]]:
+    """Who records requests, and as an observer too, if anybody does."""
+    if not settings.tracing.on(os.environ):
+        return NoTraces(), ()
+    from router.telemetry.tracing import OtlpTraces  # noqa: PLC0415 - only there with the extra, and slow to import
+
+    traces = OtlpTraces(settings.tracing, time.monotonic)
+    return traces, (traces,)
 
 
 def _may_pair(pairs: Pairs, clock: Clock) -> Match:
@@ -197,9 +212,11 @@ def _retries(
     )
 
 
-def _limits(settings: Settings, bodies: BodyMemory) -> Limits:
-    edge = settings.edge
-    return Limits(edge.max_body_bytes, settings.timeouts.write_stall_s, bodies, edge.early_status_s)
+def _limits(settings: Settings, bodies: BodyMemory, metrics: EdgeMetrics) -> Limits:
+    edge, key = settings.edge, clients_key(settings.listen)
+    api_key = ApiKey(key.get_secret_value()) if key else None
+    metrics.key_required(key is not None)
+    return Limits(edge.max_body_bytes, settings.timeouts.write_stall_s, bodies, edge.early_status_s, api_key)
 
 
 def _operators(ops: Ops) -> Operators:
@@ -271,6 +288,7 @@ async def running(settings: Settings, log_lines: Lines | None = None) -> AsyncIt
     async with AsyncExitStack() as held:
         data_socket = held.enter_context(_data_socket(settings.listen))
         ops_socket = held.enter_context(listen(settings.ops.host, settings.ops.port))
+        held.push_async_callback(app.traces.close)
         held.callback(app.connections.close)
         held.push_async_callback(app.releases.close)
         held.push_async_callback(background.close)
@@ -314,6 +332,13 @@ def _collect_rarely() -> None:
     gc.set_threshold(COLLECT_AFTER_OBJECTS, 20, 100)
 
 
+def _warn_if_open(where: Listen) -> None:
+    """Tell who may not have meant it."""
+    if clients_key(where) is None and not where.on_loopback:
+        facts = {"listen.host": where.host, "to_ask_for_one": f"set {where.api_key_env} or listen.api_key_file"}
+        log.warning("clients on other machines need no key", extra={"facts": facts})
+
+
 async def serve(settings: Settings) -> int:
     """Serve until SIGTERM or SIGINT, then drain; a second signal ends at once. Returns the exit code."""
     log_lines = configure(settings.log)
@@ -323,6 +348,7 @@ async def serve(settings: Settings) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, signals.put_nowait, number)
     async with running(settings, log_lines) as gateway:
+        _warn_if_open(settings.listen)
         log.info("serving", extra={"facts": {"data": gateway.data_url, "operations": gateway.ops_url}})
         received = await signals.get()
         log.info("draining", extra={"facts": {"signal": received.name, "inflight": gateway.app.fleet.inflight}})

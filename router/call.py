@@ -14,7 +14,7 @@ from typing import Any
 
 import orjson
 
-from router.errors import InvalidRequest
+from router.errors import InvalidRequest, Leg
 from router.json_bounds import JsonBounds, loads
 
 BYTES_PER_TOKEN = 4
@@ -67,10 +67,23 @@ class Api(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """What names a request to engines and logs: the gateway's id, the same on both legs, and a W3C trace context."""
+    """What names a request to engines and logs: the gateway's id, the same on both legs, and a W3C trace context.
+
+    By itself it passes the client's context on. One that is recorded knows its `trace_id` and has a context of its own
+    for each leg, see `telemetry.tracing`.
+    """
 
     request_id: str
     traceparent: str | None = None
+
+    @property
+    def trace_id(self) -> str | None:
+        """Under which the request is recorded; None when it is not."""
+        return None
+
+    def of_leg(self, _leg: Leg) -> "Trace":
+        """What an engine gets, for a leg that begins now."""
+        return self
 
 
 @dataclass(frozen=True, slots=True)

@@ -245,7 +245,7 @@ def _with_engines(args: argparse.Namespace, flags: dict[str, object]) -> Setting
 
 
 def _doctor(args: argparse.Namespace) -> int:
-    settings = _with_engines(args, {"log": {"level": "error"}})
+    settings = _with_engines(args, {"log": {"level": "error"}, "listen": {"require_key": False}})
     from router.doctor import examine, report
     from router.telemetry.logs import configure
 

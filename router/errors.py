@@ -5,6 +5,7 @@
         InvalidRequest       400, names the field
         UnknownModel         404
         NotAllowed           401, 403
+          WrongKey             401, not the key that clients need
         NotFound             404, no such path
         MethodNotAllowed     405
         UnsupportedMedia     415
@@ -97,6 +98,15 @@ class NotAllowed(ClientFault):
     def __init__(self, message: str, *, status: int = 403) -> None:
         super().__init__(message)
         self.status = status
+
+
+class WrongKey(NotAllowed):
+    """The key that clients of this gateway need is missing or another."""
+
+    code = "invalid_api_key"
+
+    def __init__(self) -> None:
+        super().__init__("a key is needed here, as authorization: Bearer KEY, and this is not it", status=401)
 
 
 class NotFound(ClientFault):

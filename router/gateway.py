@@ -21,7 +21,9 @@ from router.routing.choose import Chooser
 from router.routing.route import Route, Shortage
 from router.routing.sent import Sent
 from router.settings import Role
-from router.telemetry.events import Clock, Journey, Observer
+from router.telemetry.events import Clock, Journey, NoTraces, Observer, Traces
+
+UNTRACED = NoTraces()
 
 LONG_BODY_BYTES = 256 << 10
 
@@ -53,12 +55,15 @@ class Gateway:
     clock: Clock
     strip_engine_fields: bool
     json_bounds: JsonBounds = DEFAULT_BOUNDS
+    traces: Traces = UNTRACED
 
     async def handle(self, api: Api, client: Connected) -> None:
         """One request. Whatever happens, the client gets one answer and the journey one end."""
-        journey = Journey(client.trace.request_id, api.label, self.clock(), self.clock, self.observers)
+        received_at = self.clock()
+        trace = self.traces.begin(client.trace, api.value, received_at)
+        journey = Journey(trace.request_id, api.label, received_at, self.clock, self.observers, trace)
         try:
-            call = await self._receive(api, client)
+            call = await self._receive(api, client, trace)
             with client.present(stream=call.stream):
                 tries = self.retries.begin(call.model, journey.received_at)
                 while not await self._served(call, client, tries, journey):
@@ -95,19 +100,19 @@ class Gateway:
             return False
         return True
 
-    async def _receive(self, api: Api, client: Connected) -> Call:
+    async def _receive(self, api: Api, client: Connected, trace: Trace) -> Call:
         """The request, read in two steps of the loop when it is long: each may take tens of milliseconds."""
         raw = await client.body()
         fields = loads(raw, self.json_bounds)
         if len(raw) > LONG_BODY_BYTES:
             await asyncio.sleep(0)
-        call = understand(api, fields, client.trace, strip_engine_fields=self.strip_engine_fields)
+        call = understand(api, fields, trace, strip_engine_fields=self.strip_engine_fields)
         self.chooser.measure(call)
         return call
 
     async def _place(self, call: Call, tries: Tries, journey: Journey) -> Route:
         """A route with room, to be taken in the same tick; waits in line for one where that may help."""
-        since = self.clock()
+        since = journey.placing_at = woken_at = self.clock()
         pool: Role | None = None
         while True:
             try:
@@ -125,9 +130,9 @@ class Gateway:
             if pool is not None and pool is not short:  # a turn that is of no use is the next one's
                 self.line.call_next(call.model, pool)
             await self.line.wait(call.model, short, since + self.queue_timeout_s, first=pool is not None)
-            pool = short
+            pool, woken_at = short, self.clock()
         if pool is not None:
-            journey.queued(pool, self.clock() - since)
+            journey.queued(pool, woken_at - since)
             self.line.call_next(call.model, pool)
         return route
 

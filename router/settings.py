@@ -39,7 +39,16 @@ from pydantic_settings import (
 from pydantic_settings import SettingsError as EnvError
 
 ENV_PREFIX = "PD_ROUTER_"
-OTHER_VARIABLES = frozenset({"CONFIG", "ENGINE_HOME"})  # read by the commands, not part of the tree
+API_KEY = f"{ENV_PREFIX}API_KEY"
+OTHER_VARIABLES = frozenset({"CONFIG", "ENGINE_HOME", "API_KEY"})  # read by the commands, not part of the tree
+
+
+OTLP_ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+
+OTLP_EXPORTER = "opentelemetry.exporter.otlp.proto.http"
+
+CREDENTIALS = re.compile(r"//[^/\s]*@")
+"""In a URL: name and password."""
 
 
 class SettingsError(Exception):
@@ -87,7 +96,20 @@ def _is_address(text: str) -> bool:
     return True
 
 
+def is_loopback(host: str) -> bool:
+    """Whether an address to listen on is reached from its own machine only."""
+    return host == "localhost" or (_is_address(host) and ip_address(host).is_loopback)
+
+
+def _variable(name: str) -> str:
+    """Name of an environment variable; a secret that was written in its place seldom looks like one."""
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+        raise ValueError("must be the name of an environment variable, not what is in it")
+    return name
+
+
 Origin = Annotated[str, AfterValidator(_origin)]
+Variable = Annotated[str, AfterValidator(_variable)]
 DnsName = Annotated[str, AfterValidator(_dns_name)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 TakenPort = Annotated[int, Field(ge=1, le=65535)]
@@ -112,6 +134,18 @@ class Listen(Section):
         ge=0,
         description="Listening socket inherited under this number, not host and port; systemd's is 3.",
     )
+    api_key_env: Variable = Field(
+        API_KEY, description="Environment variable with the key that clients must send; not set: they need none."
+    )
+    api_key_file: str | None = Field(None, description="File with that key instead, such as a mounted secret.")
+    require_key: bool = Field(
+        False, description="Refuse to serve without a key, unless on loopback; true in the container image."
+    )
+
+    @property
+    def on_loopback(self) -> bool:
+        """Whether only this machine can connect; of an inherited socket that is not known."""
+        return self.fd is None and is_loopback(self.host)
 
 
 class Ops(Section):
@@ -119,7 +153,7 @@ class Ops(Section):
 
     host: str = Field("127.0.0.1", description="Address of the operations listener; loopback, as it has no key.")
     port: Port = Field(8001, description="Port of the operations listener; 0 takes a free one.")
-    token_env: str | None = Field(
+    token_env: Variable | None = Field(
         None,
         description="Environment variable with the token that changes need; without it they are for loopback only.",
     )
@@ -149,7 +183,7 @@ class Traits(Section):
     kv_hosts: tuple[str, ...] = Field(
         (), description="Addresses its KV side channel may have; empty: pinned at the first good hand-over."
     )
-    key_env: str | None = Field(None, description="Environment variable that holds the engine's API key.")
+    key_env: Variable | None = Field(None, description="Environment variable that holds the engine's API key.")
 
 
 class BackendSettings(Traits, Place):
@@ -462,6 +496,21 @@ class Log(Section):
     level: Literal["debug", "info", "warning", "error"] = Field("info", description="Lowest level written.")
 
 
+class Tracing(Section):
+    """Traces of requests; all else of them is set by OpenTelemetry's own variables (`OTEL_*`)."""
+
+    otlp_endpoint: str | None = Field(
+        None,
+        description="Where spans are sent, OTLP over HTTP: `http://collector:4318/v1/traces`; default: what "
+        "`OTEL_EXPORTER_OTLP_ENDPOINT` says, and no tracing without either.",
+    )
+
+    def on(self, environ: Mapping[str, str]) -> bool:
+        """Whether requests are to be recorded."""
+        off = environ.get("OTEL_SDK_DISABLED", "").lower() == "true" or environ.get("OTEL_TRACES_EXPORTER") == "none"
+        return not off and (self.otlp_endpoint is not None or any(map(environ.get, OTLP_ENDPOINTS)))
+
+
 class Settings(BaseSettings):
     """The whole tree. Build it with `load`, which turns faults into `SettingsError`."""
 
@@ -490,6 +539,7 @@ class Settings(BaseSettings):
     edge: Edge = Edge()
     process: Process = Process()
     log: Log = Log()
+    tracing: Tracing = Tracing()
 
 
 def load(
@@ -536,6 +586,9 @@ def load(
     backends, flag_faults = _added_backends(added, len(settings.backends))
     faults += [*flag_faults, *_backend_faults((*settings.backends, *backends), settings.discovery, environ)]
     faults += _dns_faults(settings.discovery.dns, environ)
+    faults += _key_faults(settings.listen, environ)
+    if settings.tracing.on(environ) and not _is_installed(OTLP_EXPORTER):
+        faults.append("tracing: needs OpenTelemetry's exporter, which is not installed: pip install 'pd-router[otel]'")
     if settings.ops.token_env and not environ.get(settings.ops.token_env):
         faults.append(f"ops.token_env: the environment variable {settings.ops.token_env} is not set")
     if faults:
@@ -547,6 +600,23 @@ def engine_key(backend: BackendSettings, environ: Mapping[str, str] | None = Non
     """The API key of an engine, read from the variable that `key_env` names; None when it needs none."""
     environ = os.environ if environ is None else environ
     return SecretStr(environ[backend.key_env]) if backend.key_env else None
+
+
+def clients_key(listen: Listen, environ: Mapping[str, str] | None = None) -> SecretStr | None:
+    """The key that clients need, from the file or variable that is named; None when they need none.
+
+    Raises `SettingsError` when the file cannot be read.
+    """
+    environ = os.environ if environ is None else environ
+    if listen.api_key_file is None:
+        key = environ.get(listen.api_key_env, "")
+    else:
+        try:
+            key = Path(listen.api_key_file).read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            why = error.strerror if isinstance(error, OSError) else "it is not text"
+            raise SettingsError([f"listen.api_key_file: {listen.api_key_file} cannot be read: {why}"]) from None
+    return SecretStr(key) if key else None
 
 
 def operators_token(ops: Ops, environ: Mapping[str, str] | None = None) -> SecretStr | None:
@@ -599,6 +669,29 @@ def _unknown_variables(environ: Mapping[str, str]) -> Iterator[str]:
             yield f"{name}: unknown setting{_nearest(section, Settings.model_fields, ENV_PREFIX, str.upper)}"
 
 
+def _key_faults(listen: Listen, environ: Mapping[str, str]) -> Iterator[str]:
+    """What is wrong with the key for clients. Its value is in no message."""
+    named = environ.get(listen.api_key_env)
+    if listen.api_key_env != API_KEY and not named and listen.api_key_file is None:
+        yield f"listen.api_key_env: the environment variable {listen.api_key_env} is not set"
+    if listen.api_key_file is not None and named:
+        yield f"listen.api_key_file: the environment variable {listen.api_key_env} is set as well; give one of them"
+    try:
+        key = clients_key(listen, environ)
+    except SettingsError as error:
+        yield from error.faults
+        return
+    if key is None and listen.api_key_file is not None:
+        yield f"listen.api_key_file: {listen.api_key_file} is empty"
+    elif key is None and listen.require_key and not listen.on_loopback:
+        yield (
+            f"listen.require_key: clients on other machines could connect without a key: set {listen.api_key_env} or "
+            "listen.api_key_file, or listen.require_key to false if something in front asks for one"
+        )
+    elif key is not None and not re.fullmatch(r"[!-~]+", key.get_secret_value()):
+        yield "listen: the key for clients must be printable ASCII without spaces"
+
+
 def _backend_faults(
     backends: tuple[BackendSettings, ...], discovery: Discovery, environ: Mapping[str, str]
 ) -> Iterator[str]:
@@ -614,10 +707,17 @@ def _backend_faults(
         yield "backends: there are prefill engines only; add a decode engine (--decode URL)"
 
 
+def _is_installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # not even what it is in
+        return False
+
+
 def _dns_faults(rules: DnsDiscovery | None, environ: Mapping[str, str]) -> Iterator[str]:
     if rules is None:
         return
-    if importlib.util.find_spec("dns") is None:
+    if not _is_installed("dns"):
         yield "discovery.dns: needs dnspython, which is not installed: pip install 'pd-router[dns]'"
     for role, pool in rules.pools.items():
         if pool.key_env and not environ.get(pool.key_env):
@@ -633,7 +733,8 @@ def _explain(fault: ErrorDetails, below: tuple[str | int, ...] = ()) -> str:
     if fault["type"] == "missing":
         return f"{key}: must be given"
     message = fault["msg"].removeprefix("Value error, ")
-    return f"{key}: {message[0].lower()}{message[1:]} (got {fault['input']!r})"
+    got = "" if key.endswith("_env") else f" (got {CREDENTIALS.sub('//***@', repr(fault['input']))})"
+    return f"{key}: {message[0].lower()}{message[1:]}{got}"
 
 
 def _fields_at(loc: tuple[str | int, ...]) -> Mapping[str, Any]:

@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import json
+import os
 import sys
 from typing import Any
 
@@ -82,7 +83,11 @@ def _run_load(args: argparse.Namespace) -> int:
 
 async def _load(args: argparse.Namespace) -> tuple[Plan, Record]:
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
-    async with httpx.AsyncClient(base_url=args.url, timeout=args.timeout_s, limits=limits, trust_env=False) as client:
+    key = os.environ.get("PD_ROUTER_API_KEY")
+    headers = {"authorization": f"Bearer {key}"} if key else {}
+    async with httpx.AsyncClient(
+        base_url=args.url, timeout=args.timeout_s, limits=limits, headers=headers, trust_env=False
+    ) as client:
         plan = Plan(
             model=args.model or await _first_model(client),
             streams=args.streams,

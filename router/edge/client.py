@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from router.call import Trace
 from router.edge import replies
+from router.edge.api_key import ApiKey
 from router.edge.body_memory import BodyMemory
 from router.edge.early import COMMENT, EarlyStatus
 from router.edge.protocol import EXTENSION, DirectWriter
@@ -27,20 +28,22 @@ class Limits:
     """What one client may ask for: a body of so many bytes, and so many seconds without taking a byte.
 
     `bodies` is what the bodies of all clients may take together. Who waits for a stream hears something every
-    `early_status_s`, if that is set.
+    `early_status_s`, if that is set. Who has not the `key` is told so, if there is one.
     """
 
     max_body_bytes: int
     write_stall_s: float
     bodies: BodyMemory
     early_status_s: float | None = None
+    key: ApiKey | None = None
 
 
 class AsgiClient:
     """A client behind an ASGI server."""
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, request_id: str, limits: Limits) -> None:
-        self._headers = dict(scope["headers"])
+        self._sent = scope["headers"]
+        self._headers = dict(self._sent)
         self._receive = receive
         self._send = send
         self._limits = limits
@@ -55,9 +58,12 @@ class AsgiClient:
     async def body(self) -> bytes:
         """The whole body, which counts as held until the client is watched or told of a failure.
 
-        Raises `TooLarge` before reading what is over the limit, `UnsupportedMedia`, `Unavailable`.
+        Raises `WrongKey` before reading anything, `TooLarge` before what is over the limit, `UnsupportedMedia`,
+        `Unavailable`.
         """
         self._unread = True
+        if self._limits.key is not None:
+            self._limits.key.admit(self._sent)
         self._check_media()
         declared = self._headers.get(b"content-length", b"0")
         if declared.isdigit() and int(declared) > self._limits.max_body_bytes:

@@ -5,12 +5,13 @@ The hot routes are plain ASGI because FastAPI's stack costs 20 us a request and 
 
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import Depends, FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
 from router.call import Api
 from router.edge import replies
+from router.edge.api_key import ApiKey
 from router.edge.client import AsgiClient, Limits, Receive, Scope, Send
 from router.edge.request_ids import RequestIds
 from router.errors import MethodNotAllowed, NotFound, RequestError, UnknownModel
@@ -28,7 +29,7 @@ class DataApp:
         self._gateway = gateway
         self._limits = limits
         self._ids = ids
-        self._rest = _rest(fleet, ids)
+        self._rest = _rest(fleet, ids, limits.key)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -43,20 +44,25 @@ class DataApp:
             await client.fail(MethodNotAllowed(f"{scope['path']} takes POST only"))
 
 
-def _rest(fleet: Fleet, ids: RequestIds) -> FastAPI:
-    """Everything that does not generate."""
+def _rest(fleet: Fleet, ids: RequestIds, key: ApiKey | None) -> FastAPI:
+    """Everything that does not generate. `/health` is for balancers, which have no key."""
+
+    def admitted(request: Request) -> None:
+        if key is not None:
+            key.admit(request.headers.raw)
+
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
 
     @app.get("/health")
     async def health() -> Response:
         return Response(headers={"x-request-id": ids.new()})
 
-    @app.get("/v1/models")
+    @app.get("/v1/models", dependencies=[Depends(admitted)])
     async def models() -> JSONResponse:
         listing = {"object": "list", "data": [_card(card) for card in fleet.models()]}
         return JSONResponse(listing, headers={"x-request-id": ids.new()})
 
-    @app.get("/v1/models/{name:path}")
+    @app.get("/v1/models/{name:path}", dependencies=[Depends(admitted)])
     async def model(name: str) -> JSONResponse:
         for card in fleet.models():
             if card.id == name:
@@ -65,7 +71,7 @@ def _rest(fleet: Fleet, ids: RequestIds) -> FastAPI:
 
     @app.exception_handler(RequestError)
     async def failed(_: Request, error: RequestError) -> Response:
-        headers = {"x-request-id": ids.new()}
+        headers = {"x-request-id": ids.new()} | {n.decode(): v.decode() for n, v in replies.error_headers(error)}
         return Response(replies.error_body(error), error.status, headers, media_type="application/json")
 
     @app.exception_handler(HTTPException)

@@ -6,7 +6,6 @@ from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from prometheus_client import CollectorRegistry
-from prometheus_client.exposition import choose_encoder
 
 from router import __version__
 from router.edge import replies
@@ -15,6 +14,7 @@ from router.errors import InvalidRequest, RequestError
 from router.fleet.fleet import Fleet
 from router.fleet.pairs import Pairs
 from router.telemetry.events import Clock
+from router.telemetry.page import page
 
 
 def operations_app(
@@ -45,8 +45,8 @@ def operations_app(
     @app.get("/metrics")
     async def metrics(request: Request) -> Response:
         """Prometheus text, or OpenMetrics when asked for."""
-        encode, content_type = choose_encoder(request.headers.get("accept", ""))
-        return Response(encode(registry), media_type=content_type)
+        text, content_type = await page(registry, request.headers.get("accept", ""))
+        return Response(text, media_type=content_type)
 
     @app.exception_handler(RequestError)
     async def failed(_: Request, error: RequestError) -> Response:

@@ -4,13 +4,13 @@ With a token configured, whoever has it. Without one, whoever reaches the loopba
 browser has open elsewhere names another host (DNS rebinding) or another origin (a forged request).
 """
 
-import ipaddress
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from router.errors import NotAllowed
+from router.settings import is_loopback
 
 LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 
@@ -31,16 +31,7 @@ class Operators:
             given = headers.get("authorization", "").removeprefix("Bearer ")
             if not secrets.compare_digest(given.encode(), self.token.encode()):
                 raise NotAllowed("changes need the token, as authorization: Bearer TOKEN", status=401)
-        elif not _is_loopback(self.host):
+        elif not is_loopback(self.host):
             raise NotAllowed("set ops.token_env to make changes on a listener that is not on loopback")
         elif urlsplit(f"//{host}").hostname not in LOCAL_NAMES:
             raise NotAllowed("changes must be asked for under a loopback address")
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

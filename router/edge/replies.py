@@ -5,7 +5,7 @@ from typing import Any
 
 import orjson
 
-from router.errors import EngineFault, EngineRefusal, RequestError, Unavailable
+from router.errors import EngineFault, EngineRefusal, RequestError, Unavailable, WrongKey
 
 Headers = Sequence[tuple[bytes, bytes]]
 
@@ -47,11 +47,13 @@ def error_body(error: RequestError) -> bytes:
 
 
 def error_headers(error: RequestError) -> Headers:
-    """When to come back, where that is known, and whether trying again at once is of any use."""
+    """When to come back, where that is known, whether trying again at once is of any use, and what key is asked for."""
     if isinstance(error, Unavailable):
         return ((b"retry-after", str(error.retry_after_s).encode()),)
     if isinstance(error, EngineFault) and error.tries_used_up:
         return ((b"x-should-retry", b"false"),)
+    if isinstance(error, WrongKey):
+        return ((b"www-authenticate", b"Bearer"),)
     return ()
 
 

@@ -100,7 +100,7 @@ class Exchange:
         journey.prefill_sent()
         async with self._connections.to(backend.url).checkout() as held:
             sent_at = self._clock()
-            answer = await held.exchange(self._head(backend, call, body), body)
+            answer = await held.exchange(self._head(Leg.PREFILL, backend, call, body), body)
             by = self._by(self._timeouts.prefill_timeout_s, call, journey)
             self._expect(answer, "prefill answer", by, backend)
             try:
@@ -129,7 +129,7 @@ class Exchange:
         stream = EventStream(backend.dialect, journey, shows_usage=call.include_usage) if call.stream else None
         await held.revive()  # before the hand-over is spent: one that was never sent can be given back
         body = self._decode_body(call, backend, handoff, journey)
-        answer = await held.exchange(self._head(backend, call, body), body)
+        answer = await held.exchange(self._head(Leg.DECODE, backend, call, body), body)
         try:
             if stream is not None:
                 by = self._by(self._timeouts.first_event_timeout_s, call, journey)
@@ -182,8 +182,8 @@ class Exchange:
         if await answer.head() == 200:
             await answer.read()
 
-    def _head(self, backend: Backend, call: Call, body: bytes) -> bytes:
-        return post(backend, call.api.value, len(body), call.trace)
+    def _head(self, leg: Leg, backend: Backend, call: Call, body: bytes) -> bytes:
+        return post(backend, call.api.value, len(body), call.trace.of_leg(leg))
 
     def _expect(self, answer: Answer, awaited: str, by: float, backend: Backend) -> None:
         """No byte comes before all of it is there, so an engine that still works is not silent."""

@@ -18,6 +18,7 @@ class EdgeMetrics:
             ("code",),
             registry=registry,
         )
+        self._key_required = Gauge(f"{PREFIX}_key_required", "1 while clients need a key.", registry=registry)
         self._connections = Gauge(f"{PREFIX}_connections", "Clients connected to the data listener.", registry=registry)
 
     def shed(self, reason: str) -> None:
@@ -27,6 +28,10 @@ class EdgeMetrics:
     def refused(self, code: str) -> None:
         """One more that was no request, or came too slowly."""
         self._refused.labels(code).inc()
+
+    def key_required(self, required: bool) -> None:
+        """Whether clients need a key."""
+        self._key_required.set(required)
 
     def read_connections_from(self, count: Callable[[], float]) -> None:
         """Ask `count` when Prometheus asks."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from enum import Enum, StrEnum, auto
 from typing import Protocol
 
+from router.call import Trace
 from router.errors import Outcome, RequestError
 from router.usage import Usage
 
@@ -49,11 +50,13 @@ class Journey:
     received_at: float
     clock: Clock = field(repr=False)
     observers: "Sequence[Observer]" = field(repr=False)
+    trace: Trace | None = None
     model: str = "other"
     stream: bool = False
     prompt_tokens: int = 0
     route: RouteKind = RouteKind.NONE
     reason: str = ""
+    placing_at: float | None = None
     queue: str = ""
     queue_s: float = 0.0
     prefill: str | None = None
@@ -138,6 +141,11 @@ class Journey:
         self._show(Stage.SETTLED)
 
     @property
+    def trace_id(self) -> str | None:
+        """Under which the request is recorded; None when it is not."""
+        return self.trace.trace_id if self.trace else None
+
+    @property
     def prefill_s(self) -> float | None:
         """The prefill leg, from its request to its judged answer."""
         if self.prefill_sent_at is None or self.prefilled_at is None:
@@ -166,11 +174,32 @@ class Journey:
             observer.observe(stage, self)
 
 
+class NoTraces:
+    """Records nothing; a client's context goes on to the engines as it came."""
+
+    def begin(self, trace: Trace, _path: str, _received_at: float) -> Trace:
+        """The same."""
+        return trace
+
+    async def close(self) -> None:
+        """Nothing is left to do."""
+
+
 class Observer(Protocol):
     """A sink for what happens: metrics, log, traces. It must not raise and must not wait."""
 
     def observe(self, stage: Stage, journey: Journey) -> None:
         """Take note of a stage that `journey` has just reached."""
+
+
+class Traces(Protocol):
+    """Decides which requests are recorded as traces."""
+
+    def begin(self, trace: Trace, path: str, received_at: float) -> Trace:
+        """What names a request from now on, given what its client sent."""
+
+    async def close(self) -> None:
+        """Send what was recorded; may take seconds."""
 
 
 class ReleaseObserver(Protocol):

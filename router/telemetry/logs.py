@@ -147,6 +147,7 @@ class AccessLog:
 def _line(journey: Journey) -> dict[str, Any]:
     facts = {
         "request_id": journey.request_id,
+        "trace_id": journey.trace_id,
         "api": journey.api,
         "model": journey.model,
         "stream": journey.stream,

@@ -156,11 +156,11 @@ class RequestMetrics:
             self._count_tokens(journey)
         labels = (journey.model, journey.route.value)
         if journey.total_s is not None:
-            self._request_s.observe(labels, journey.total_s)
+            self._request_s.observe(labels, journey.total_s, journey.trace_id)
         if not journey.stream:
             return
         if journey.ttft_s is not None:
-            self._ttft_s.observe(labels, journey.ttft_s)
+            self._ttft_s.observe(labels, journey.ttft_s, journey.trace_id)
         if journey.handoff_s is not None:
             self._handoff_s.observe((journey.model,), journey.handoff_s)
         if journey.event_gaps_s:

@@ -49,6 +49,21 @@ async def test_a_chat(here: Site, sdk: openai.AsyncOpenAI) -> None:
     assert await handed_over(here) == (1, 1)
 
 
+async def test_a_key_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PD_ROUTER_API_KEY", "right")
+    async with site(engine("prefill"), engine("decode")) as here:
+        for key, allowed in (("right", True), ("wrong", False)):
+            async with openai.AsyncOpenAI(base_url=f"{here.url}/v1", api_key=key, max_retries=0) as sdk:
+                if allowed:
+                    await sdk.chat.completions.create(**CHAT)
+                    assert [model.id async for model in sdk.models.list()] == [MODEL]
+                else:
+                    with pytest.raises(openai.AuthenticationError) as caught:
+                        await sdk.chat.completions.create(**CHAT)
+                    assert caught.value.code == "invalid_api_key"
+        assert await handed_over(here) == (1, 1)
+
+
 async def test_a_streamed_chat_with_its_usage(here: Site, sdk: openai.AsyncOpenAI) -> None:
     stream = await sdk.chat.completions.create(**CHAT, stream=True, stream_options={"include_usage": True})
     chunks = [chunk async for chunk in stream]

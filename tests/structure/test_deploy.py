@@ -24,9 +24,14 @@ def services(file: str) -> dict[str, Any]:
     return found
 
 
-def ours(file: str) -> dict[str, Any]:
-    """The services that run the project's image."""
-    return {name: service for name, service in services(file).items() if service["image"] == "pd-router"}
+PROGRAMS = {"pd-router": [], "pd-router-sim": ["sim"]}
+"""The project's images, and what their entrypoint says before the command."""
+
+
+def ours(file: str) -> dict[str, list[str]]:
+    """The services that run an image of the project, and their commands."""
+    found = {name: service for name, service in services(file).items() if service["image"] in PROGRAMS}
+    return {name: [*PROGRAMS[service["image"]], *service["command"]] for name, service in found.items()}
 
 
 def follows_schema(path: Path) -> bool:
@@ -52,14 +57,14 @@ def test_the_schema_finds_what_is_wrong(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("file", FILES)
 def test_commands_are_those_of_the_program(file: str) -> None:
-    for service in ours(file).values():
-        parser().parse_args(service["command"])
+    for command in ours(file).values():
+        parser().parse_args(command)
 
 
 @pytest.mark.parametrize("file", FILES)
 def test_the_gateway_has_time_to_drain_and_its_engines_are_there(file: str) -> None:
     gateway = services(file)["gateway"]
-    drain = load(environ=gateway["environment"]).drain
+    drain = load(environ=gateway["environment"] | {"PD_ROUTER_API_KEY": "given"}).drain
     grace_s = int(gateway["stop_grace_period"].removesuffix("s"))
     assert grace_s >= drain.drain_accept_s + drain.drain_timeout_s + 10
     engines = [re.sub(r"https?://|:\d+", "", word) for word in gateway["command"] if word.startswith("http")]
@@ -70,9 +75,16 @@ def test_the_gateway_has_time_to_drain_and_its_engines_are_there(file: str) -> N
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_operators_are_published_on_loopback_only(file: str) -> None:
+def test_what_other_machines_reach_asks_for_a_key(file: str) -> None:
     published = [port for service in services(file).values() for port in service.get("ports", ())]
-    assert [port for port in published if not port.startswith("127.0.0.1:")] == ["8000:8000"]
+    public = [port for port in published if not port.startswith("127.0.0.1:")]
+    asks = "PD_ROUTER_API_KEY" in services(file)["gateway"]["environment"]
+    assert public == (["8000:8000"] if asks else [])
+
+
+def test_the_image_does_not_serve_without_a_key_by_accident() -> None:
+    *_, gateway = (ROOT / "Dockerfile").read_text().split("\nFROM ")
+    assert "PD_ROUTER_LISTEN__REQUIRE_KEY=true" in gateway.split()
 
 
 @pytest.mark.parametrize("file", FILES)
@@ -83,9 +95,9 @@ def test_what_is_mounted_exists(file: str) -> None:
 
 
 def test_simulated_engines_listen_where_decode_pulls_from() -> None:
-    for name, service in ours("sim.yml").items():
+    for name, command in ours("sim.yml").items():
         if name != "gateway":
-            assert parser().parse_args(service["command"]).host == name == service["hostname"]
+            assert parser().parse_args(command).host == name == services("sim.yml")[name]["hostname"]
 
 
 def test_prometheus_finds_the_gateway() -> None:

@@ -168,7 +168,7 @@ def test_check_prints_what_the_settings_come_to(tmp_path: Path, capsys: pytest.C
     config.write_text("listen: {port: 9000}\nbackends: [{url: 'http://d:1', role: decode}]\n")
     assert cli.main(["check", "--config", str(config)]) == 0
     printed = capsys.readouterr()
-    assert yaml.safe_load(printed.out)["listen"] == {"host": "0.0.0.0", "port": 9000, "fd": None}
+    assert {"host": "0.0.0.0", "port": 9000, "fd": None}.items() <= yaml.safe_load(printed.out)["listen"].items()
     assert printed.err == ""
     assert cli.main(["check", "--json", "--config", str(config)]) == 0
     answer = json.loads(capsys.readouterr().out)

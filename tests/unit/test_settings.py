@@ -7,7 +7,18 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from router.settings import BackendSettings, Role, Settings, SettingsError, effective, engine_key, load, operators_token
+from router.settings import (
+    BackendSettings,
+    Role,
+    Settings,
+    SettingsError,
+    clients_key,
+    effective,
+    engine_key,
+    is_loopback,
+    load,
+    operators_token,
+)
 
 DECODE = {"url": "http://10.0.0.21:8201", "role": "decode"}
 
@@ -227,6 +238,90 @@ def test_the_operators_token_comes_from_the_variable_that_is_named() -> None:
     assert token.get_secret_value() == "s3cret"
     assert operators_token(Settings().ops, {}) is None
     assert "s3cret" not in effective(settings)
+
+
+def test_the_key_for_clients_comes_from_a_variable_or_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "key"
+    file.write_text("s3cret\n")
+    for listen, environ in (
+        ({}, {"PD_ROUTER_API_KEY": "s3cret"}),
+        ({"api_key_env": "KEY"}, {"KEY": "s3cret"}),
+        ({"api_key_file": str(file)}, {}),
+    ):
+        settings = load(flags={"listen": listen}, environ=environ)
+        key = clients_key(settings.listen, environ)
+        assert key is not None
+        assert key.get_secret_value() == "s3cret"
+        assert "s3cret" not in effective(settings) + repr(settings) + repr(key)
+    assert clients_key(Settings().listen, {}) is None
+
+
+@pytest.mark.parametrize(
+    ("listen", "environ", "said"),
+    [
+        ({"api_key_env": "KEY"}, {}, "listen.api_key_env: the environment variable KEY is not set"),
+        ({"api_key_file": "/nowhere"}, {}, "listen.api_key_file: /nowhere cannot be read: No such file or directory"),
+        ({"api_key_file": "/dev/null"}, {}, "listen.api_key_file: /dev/null is empty"),
+        ({}, {"PD_ROUTER_API_KEY": "s3cret key"}, "listen: the key for clients must be printable ASCII without spaces"),
+    ],
+)
+def test_a_key_that_cannot_be_used_is_a_fault(listen: dict[str, str], environ: dict[str, str], said: str) -> None:
+    assert faults(flags={"listen": listen}, environ=environ) == [said]
+
+
+def test_a_key_is_given_in_one_way(tmp_path: Path) -> None:
+    file = tmp_path / "key"
+    file.write_text("s3cret")
+    (said,) = faults(flags={"listen": {"api_key_file": str(file)}}, environ={"PD_ROUTER_API_KEY": "other"})
+    assert said.startswith("listen.api_key_file: the environment variable PD_ROUTER_API_KEY is set as well")
+
+
+def test_where_a_key_is_required_nothing_is_open_by_accident() -> None:
+    required = {"require_key": True}
+    (said,) = faults(flags={"listen": required})
+    assert said.startswith("listen.require_key: clients on other machines could connect without a key")
+    assert faults(flags={"listen": {**required, "host": "127.0.0.1", "fd": 3}}) == [said]
+    load(flags={"listen": {**required, "host": "127.0.0.1"}}, environ={})
+    load(flags={"listen": required}, environ={"PD_ROUTER_API_KEY": "s3cret"})
+
+
+@pytest.mark.parametrize(
+    ("host", "own"), [("localhost", True), ("127.0.0.1", True), ("::1", True), ("0.0.0.0", False), ("gateway", False)]
+)
+def test_what_only_this_machine_reaches(host: str, own: bool) -> None:
+    assert is_loopback(host) is own
+
+
+@pytest.mark.parametrize(
+    ("section", "environ", "on"),
+    [
+        ({}, {}, False),
+        ({"otlp_endpoint": "http://c:4318/v1/traces"}, {}, True),
+        ({}, {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318"}, True),
+        ({}, {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://c:4318/v1/traces"}, True),
+        ({}, {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318", "OTEL_SDK_DISABLED": "true"}, False),
+        ({"otlp_endpoint": "http://c:4318/v1/traces"}, {"OTEL_TRACES_EXPORTER": "none"}, False),
+    ],
+)
+def test_requests_are_traced_where_there_is_a_collector(
+    section: dict[str, str], environ: dict[str, str], on: bool
+) -> None:
+    assert load(flags={"tracing": section}, environ=environ).tracing.on(environ) is on
+
+
+def test_tracing_without_its_library_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("router.settings.OTLP_EXPORTER", "nowhere.at.all")
+    assert faults(environ={"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318"}) == [
+        "tracing: needs OpenTelemetry's exporter, which is not installed: pip install 'pd-router[otel]'"
+    ]
+
+
+def test_secrets_in_the_wrong_place_are_not_repeated() -> None:
+    backend = {"url": "http://user:p4ss@d:1", "role": "decode", "key_env": "sk-s3cret"}
+    assert faults(flags={"backends": [backend]}) == [
+        "backends.0.url: must be http://host:port without path, query or credentials (got 'http://***@d:1')",
+        "backends.0.key_env: must be the name of an environment variable, not what is in it",
+    ]
 
 
 def test_keys_come_from_the_variable_that_is_named() -> None:

@@ -5,9 +5,19 @@ from typing import Any
 import orjson
 import pytest
 
+from router.edge.api_key import ApiKey
 from router.edge.client import AsgiClient, Limits
 from router.edge.protocol import EXTENSION
-from router.errors import BadAnswer, ClientGone, EngineTimeout, RequestError, TooLarge, Unavailable, UnsupportedMedia
+from router.errors import (
+    BadAnswer,
+    ClientGone,
+    EngineTimeout,
+    RequestError,
+    TooLarge,
+    Unavailable,
+    UnsupportedMedia,
+    WrongKey,
+)
 from tests.support.edge import body_memory
 
 TRACEPARENT = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -50,6 +60,23 @@ async def test_a_body_is_read_whole(pieces: tuple[bytes, ...]) -> None:
 
 async def test_a_body_may_be_as_long_as_the_limit() -> None:
     assert len(await Asgi(b"x" * 60, b"x" * 40).client().body()) == 100
+
+
+async def test_who_has_not_the_key_is_refused_before_anything_is_read() -> None:
+    asgi = Asgi(b"{}", headers={b"authorization": b"Bearer wrong"})
+    client = asgi.client(key=ApiKey("right"))
+    with pytest.raises(WrongKey) as caught:
+        await client.body()
+    assert asgi.messages.qsize() == 1
+    await client.fail(caught.value)
+    assert asgi.sent[0]["status"] == 401
+    assert {(b"www-authenticate", b"Bearer"), (b"connection", b"close")} <= set(asgi.sent[0]["headers"])
+    assert orjson.loads(asgi.body)["error"]["code"] == "invalid_api_key"
+
+
+async def test_who_has_it_is_not() -> None:
+    asgi = Asgi(b"{}", headers={b"authorization": b"Bearer right"})
+    assert await asgi.client(key=ApiKey("right")).body() == b"{}"
 
 
 @pytest.mark.parametrize("pieces", [(b"x" * 101,), (b"x" * 60, b"x" * 41)])

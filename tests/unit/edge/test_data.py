@@ -72,3 +72,21 @@ async def test_every_answer_carries_an_id_of_the_gateways_own(client: httpx.Asyn
     ids = {answer.headers["x-request-id"] for answer in answers}
     assert len(ids) == 2
     assert "mine" not in ids
+
+
+async def test_models_need_the_key_and_health_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PD_ROUTER_API_KEY", "right")
+    settings = {"listen": {"host": "127.0.0.1", "port": 0}, "ops": {"port": 0}, "drain": {"drain_accept_s": 0}}
+    async with running(Settings.model_validate(settings)) as gateway:
+        async with httpx.AsyncClient(base_url=gateway.data_url) as opened:
+            for path in ("/v1/models", "/v1/models/x"):
+                refused = await opened.get(path, headers={"authorization": "Bearer wrong"})
+                assert (refused.status_code, refused.json()["error"]["code"]) == (401, "invalid_api_key")
+                assert refused.headers["www-authenticate"] == "Bearer"
+            allowed = await opened.get("/v1/models", headers={"authorization": "Bearer right"})
+            assert (allowed.status_code, (await opened.get("/health")).status_code) == (200, 200)
+            refused = await opened.post("/v1/completions", json={"model": "x", "prompt": "y"})
+            assert (refused.status_code, refused.json()["error"]["code"]) == (401, "invalid_api_key")
+        counted = {"model": "other", "api": "completions", "route": "none", "outcome": "client_error"}
+        assert gateway.app.registry.get_sample_value("pd_router_requests_total", counted) == 1
+        assert gateway.app.registry.get_sample_value("pd_router_key_required") == 1

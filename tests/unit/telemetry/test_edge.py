@@ -18,3 +18,9 @@ def test_connections_are_counted_when_asked() -> None:
     connections = [1.0]
     EdgeMetrics(registry).read_connections_from(connections.pop)
     assert registry.get_sample_value("pd_router_connections") == 1
+
+
+def test_whether_a_key_is_needed_is_told() -> None:
+    registry = CollectorRegistry()
+    EdgeMetrics(registry).key_required(True)
+    assert registry.get_sample_value("pd_router_key_required") == 1

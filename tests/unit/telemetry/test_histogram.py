@@ -1,4 +1,5 @@
 from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.openmetrics.exposition import generate_latest as openmetrics
 
 from router.telemetry.histogram import BulkHistogram
 
@@ -40,3 +41,14 @@ def test_prometheus_can_read_it() -> None:
     registry = CollectorRegistry()
     histogram(registry).observe_all(("m",), [0.05])
     assert 'gap_seconds_bucket{le="0.1",model="m"} 1.0' in generate_latest(registry).decode()
+
+
+def test_a_bucket_shows_the_last_that_has_a_trace() -> None:
+    registry = CollectorRegistry()
+    gaps = histogram(registry)
+    for value, trace_id in ((0.02, "aa"), (0.03, "bb"), (0.04, None)):
+        gaps.observe(("m",), value, trace_id)
+    page = openmetrics(registry).decode()  # type: ignore[no-untyped-call]
+    (line,) = (line for line in page.splitlines() if "# {" in line)
+    assert line.startswith('gap_seconds_bucket{le="0.1",model="m"} 3.0 # {trace_id="bb"} 0.03 ')
+    assert "trace_id" not in generate_latest(registry).decode()
