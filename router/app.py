@@ -29,6 +29,7 @@ from router.edge.operators import Operators
 from router.edge.outbox import Outbox
 from router.edge.readiness import Readiness
 from router.edge.request_ids import RequestIds
+from router.edge.scaling import scaling
 from router.edge.server import Listener, inherit, listen, listener, url_of
 from router.errors import InvalidRequest, Leg
 from router.exchange.budget import RetryBudget
@@ -50,6 +51,8 @@ from router.gateway import Gateway
 from router.json_bounds import JsonBounds
 from router.retries import Notice, Retries
 from router.routing.choose import Chooser, Match, same_group
+from router.scaling.autoscaler import Autoscaler, Capacity
+from router.scaling.pace import Pace
 from router.settings import BackendSettings, Listen, Ops, Settings, engine_key, operators_token
 from router.supervision import Tasks
 from router.telemetry.audit import Audit
@@ -58,6 +61,7 @@ from router.telemetry.events import Clock
 from router.telemetry.logs import AccessLog, Lines, configure
 from router.telemetry.loop_lag import LoopLag
 from router.telemetry.metrics import FleetMetrics, RequestMetrics
+from router.telemetry.scaling import ScalingMetrics
 
 log = logging.getLogger(__name__)
 
@@ -85,6 +89,7 @@ class App:
     prober: Prober
     scraper: Scraper
     membership: Membership
+    autoscaler: Autoscaler
     data: DataApp
     operations: FastAPI
     registry: CollectorRegistry
@@ -123,13 +128,13 @@ def build(settings: Settings, log_lines: Lines | None = None) -> App:
     client = httpx.AsyncClient(transport=EngineTransport(connections), trust_env=False)
     prober = Prober(fleet, client, settings.probes, clock=clock, notice=notice, rng=rng)
     membership = Membership(fleet, prober, pairs, lambda engine: _backend(settings, engine), call_who_waits)
-    exchange = Exchange(
-        connections, releases, settings.timeouts, max_answer_bytes=settings.edge.max_answer_bytes, clock=clock
-    )
+    exchange = _exchange(settings, connections, releases)
     may_pair = _may_pair(pairs, clock)
     rehearsal = Rehearsal(exchange, settings.pairs.warm_up_timeout_s, clock)
     warm_ups = WarmUps(fleet, pairs, rehearsal, may_pair, clock, metrics)
     chooser = Chooser(settings.routing, permits.has_room, rng, may_pair, lambda: pairs.cold)
+    pace = Pace()
+    autoscaler = _autoscaler(settings, fleet, line, pace, registry)
     gateway = Gateway(
         fleet=fleet,
         chooser=chooser,
@@ -138,7 +143,7 @@ def build(settings: Settings, log_lines: Lines | None = None) -> App:
         queue_timeout_s=settings.admission.queue_timeout_s,
         exchange=exchange,
         retries=_retries(settings, fleet, pairs, rng, (notice, permits.note_full)),
-        observers=(metrics,) if log_lines is None else (metrics, AccessLog(log_lines)),
+        observers=(metrics, pace) if log_lines is None else (metrics, pace, AccessLog(log_lines)),
         clock=clock,
         strip_engine_fields=settings.edge.strip_engine_fields,
         json_bounds=JsonBounds(settings.edge.max_json_depth, settings.edge.max_json_values),
@@ -146,6 +151,8 @@ def build(settings: Settings, log_lines: Lines | None = None) -> App:
     readiness = Readiness(fleet)
     changes = controls(membership, fleet, chooser, _operators(settings.ops), clock)
     edge_metrics, ids = EdgeMetrics(registry), RequestIds()
+    operations = operations_app(fleet, pairs, readiness, registry, changes, clock)
+    operations.include_router(scaling(autoscaler))
     bodies = BodyMemory(settings.edge.max_buffered_body_bytes, edge_metrics)
     data_guards, operations_guards = _guards(settings, edge_metrics, ids, readiness)
     return App(
@@ -162,8 +169,9 @@ def build(settings: Settings, log_lines: Lines | None = None) -> App:
         prober=prober,
         scraper=Scraper(fleet, client, settings.scrapes, clock),
         membership=membership,
+        autoscaler=autoscaler,
         data=DataApp(gateway, fleet, _limits(settings, bodies), ids),
-        operations=operations_app(fleet, pairs, readiness, registry, changes, clock),
+        operations=operations,
         registry=registry,
         data_guards=data_guards,
         operations_guards=operations_guards,
@@ -177,6 +185,18 @@ def _may_pair(pairs: Pairs, clock: Clock) -> Match:
         return same_group(prefill, decode) and pairs.usable(prefill.id, decode.id, clock())
 
     return may_pair
+
+
+def _exchange(settings: Settings, connections: Connections, releases: Releases) -> Exchange:
+    max_bytes = settings.edge.max_answer_bytes
+    return Exchange(connections, releases, settings.timeouts, max_answer_bytes=max_bytes, clock=time.monotonic)
+
+
+def _autoscaler(settings: Settings, fleet: Fleet, line: Line, pace: Pace, registry: CollectorRegistry) -> Autoscaler:
+    capacity = Capacity(settings.routing.prefill_tokens_per_s, settings.admission.decode_permits)
+    autoscaler = Autoscaler(fleet, line.depth, pace, settings.autoscale, capacity, time.monotonic)
+    registry.register(ScalingMetrics(autoscaler))
+    return autoscaler
 
 
 def _retries(
@@ -281,6 +301,7 @@ async def running(settings: Settings, log_lines: Lines | None = None) -> AsyncIt
         background.spawn(app.scraper.run(), "scrapes")
         if settings.pairs.warm_up:
             background.spawn(app.warm_ups.run(), "warm-ups")
+        background.spawn(app.autoscaler.run(), "autoscaler")
         background.spawn(app.loop_lag.run(), "loop lag")
         background.spawn(app.audit.run(), "audit")
         for name, following in sources.loops():
