@@ -18,9 +18,12 @@ from prometheus_client import CollectorRegistry
 
 from router.admission.line import Line
 from router.admission.permits import Permits, answering_pool
+from router.console.recent import Recent
+from router.console.state import Console
 from router.edge.body_memory import BodyMemory
 from router.edge.census import Census, connections_for, file_limit, raise_file_limit
 from router.edge.client import Limits
+from router.edge.console import console
 from router.edge.controls import controls
 from router.edge.data import DataApp
 from router.edge.guarded import Guards
@@ -133,7 +136,7 @@ def build(settings: Settings, log_lines: Lines | None = None) -> App:
     rehearsal = Rehearsal(exchange, settings.pairs.warm_up_timeout_s, clock)
     warm_ups = WarmUps(fleet, pairs, rehearsal, may_pair, clock, metrics)
     chooser = Chooser(settings.routing, permits.has_room, rng, may_pair, lambda: pairs.cold)
-    pace = Pace()
+    pace, recent = Pace(), Recent(clock)
     autoscaler = _autoscaler(settings, fleet, line, pace, registry)
     gateway = Gateway(
         fleet=fleet,
@@ -143,17 +146,18 @@ def build(settings: Settings, log_lines: Lines | None = None) -> App:
         queue_timeout_s=settings.admission.queue_timeout_s,
         exchange=exchange,
         retries=_retries(settings, fleet, pairs, rng, (notice, permits.note_full)),
-        observers=(metrics, pace) if log_lines is None else (metrics, pace, AccessLog(log_lines)),
+        observers=(metrics, pace, recent) if log_lines is None else (metrics, pace, recent, AccessLog(log_lines)),
         clock=clock,
         strip_engine_fields=settings.edge.strip_engine_fields,
         json_bounds=JsonBounds(settings.edge.max_json_depth, settings.edge.max_json_values),
     )
-    readiness = Readiness(fleet)
-    changes = controls(membership, fleet, chooser, _operators(settings.ops), clock)
+    readiness, operators = Readiness(fleet), _operators(settings.ops)
     edge_metrics, ids = EdgeMetrics(registry), RequestIds()
+    changes = controls(membership, fleet, chooser, operators, clock)
     operations = operations_app(fleet, pairs, readiness, registry, changes, clock)
-    operations.include_router(scaling(autoscaler))
-    bodies = BodyMemory(settings.edge.max_buffered_body_bytes, edge_metrics)
+    view = Console(fleet, pairs, permits, line, recent, autoscaler, lambda: chooser.mode, clock)
+    for routes in (scaling(autoscaler), console(view, readiness, operators)):
+        operations.include_router(routes)
     data_guards, operations_guards = _guards(settings, edge_metrics, ids, readiness)
     return App(
         settings=settings,
@@ -170,7 +174,7 @@ def build(settings: Settings, log_lines: Lines | None = None) -> App:
         scraper=Scraper(fleet, client, settings.scrapes, clock),
         membership=membership,
         autoscaler=autoscaler,
-        data=DataApp(gateway, fleet, _limits(settings, bodies), ids),
+        data=DataApp(gateway, fleet, _limits(settings, edge_metrics), ids),
         operations=operations,
         registry=registry,
         data_guards=data_guards,
@@ -217,8 +221,9 @@ def _retries(
     )
 
 
-def _limits(settings: Settings, bodies: BodyMemory) -> Limits:
+def _limits(settings: Settings, metrics: EdgeMetrics) -> Limits:
     edge = settings.edge
+    bodies = BodyMemory(edge.max_buffered_body_bytes, metrics)
     return Limits(edge.max_body_bytes, settings.timeouts.write_stall_s, bodies, edge.early_status_s)
 
 

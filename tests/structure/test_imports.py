@@ -15,7 +15,7 @@ LAYERS = (
     {"app"},
     {"edge"},
     {"gateway"},
-    {"retries", "telemetry"},
+    {"retries", "telemetry", "console"},
     {"scaling"},
     {"admission", "routing", "exchange"},
     {"fleet"},

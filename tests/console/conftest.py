@@ -1,0 +1,18 @@
+"""Every test has a browser of its own; without one, all of them say what to install."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+from playwright.async_api import Browser
+
+from tests.console.browser import NoChromium, chromium
+
+
+@pytest.fixture
+async def browser() -> AsyncIterator[Browser]:
+    """A headless Chromium."""
+    try:
+        async with chromium() as started:
+            yield started
+    except NoChromium as missing:
+        pytest.fail(str(missing), pytrace=False)
