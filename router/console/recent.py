@@ -102,9 +102,11 @@ class Recent:
         outcome = journey.outcome or Outcome.UPSTREAM_ERROR
         slot.outcomes[outcome.value] += 1
         slot.tokens += journey.generated_tokens
+        if outcome is Outcome.CLIENT_GONE:
+            return
         if journey.route is RouteKind.NONE and journey.reason:
             slot.decisions[journey.route.value, journey.reason] += 1
-        if (error := journey.error) is not None and outcome is not Outcome.CLIENT_GONE:
+        if (error := journey.error) is not None:
             leg = error.leg.value if isinstance(error, EngineFault) and error.leg else None
             self._trouble(journey, "failed", leg, error.reason if isinstance(error, EngineFault) else error.code)
 

@@ -15,11 +15,15 @@ from router.fleet.backend import Backend
 from router.fleet.fleet import Fleet
 from router.fleet.pairs import Pairs
 from router.scaling.autoscaler import Autoscaler
+from router.scaling.pace import MISSED
 from router.settings import Role
 from router.telemetry.events import Clock
 
 FRESH_S = 0.5
 """However many people look, the tree is made twice a second at most."""
+
+NOW_SLOTS = 3
+"""Ten to fifteen seconds: what the verdict is of, beside what is the case at this moment, lest it flickers."""
 
 SILENT_AFTER_S = 3.0
 """Three scrapes: an engine that has requests, and whose counters stand still for so long, may hang."""
@@ -116,7 +120,17 @@ class Console:
         serving = [backend for backend in self._of(role) if not backend.standing.drained]
         usable = [backend for backend in serving if backend.standing.usable]
         stuck = sum(self.busy.silent_s(backend, now) is not None for backend in usable)
-        return PoolNow(role, len(serving), len(usable), stuck, self.line.depth(role), self._load(role))
+        slots = self.recent.slots(NOW_SLOTS)
+        return PoolNow(
+            role,
+            len(serving),
+            len(usable),
+            stuck,
+            self.line.depth(role),
+            self._load(role),
+            wait_share=_wait_share(slots, role),
+            missed=_missed(slots) if role is Role.PREFILL else 0,
+        )
 
     def _pool(self, role: Role, now: float) -> dict[str, Any]:
         backends = self._of(role)
@@ -166,6 +180,19 @@ class Console:
         slots = [by_number.get(number) for number in range(last - SLOTS + 1, last + 1)]
         points = [percentiles(slot.ttft_s, 0.5, 0.9) if slot else (None, None) for slot in slots]
         return {"slot_s": SLOT_S, "p50": [p50 for p50, _ in points], "p90": [p90 for _, p90 in points]}
+
+
+def _wait_share(slots: Sequence[Slot], role: Role) -> float:
+    """Which part of the time to first tokens was spent in line for a pool."""
+    all_s = sum(sum(slot.stages_s.values()) for slot in slots)
+    return sum(slot.stages_s.get(f"wait_{role.value}", 0.0) for slot in slots) / all_s if all_s else 0.0
+
+
+def _missed(slots: Sequence[Slot]) -> int:
+    """How many prompts were computed by decode, as prefill had no room or no engine."""
+    return sum(
+        count for slot in slots for (route, why), count in slot.decisions.items() if why in MISSED and route != "none"
+    )
 
 
 def _lately(slots: Sequence[Slot]) -> dict[str, Any]:

@@ -8,6 +8,9 @@ from router.settings import Role
 
 NEARLY_FULL = 0.8
 
+LONG_WAIT, TOO_LONG_WAIT = 0.2, 0.5
+"""Shares of a first token's time that are spent in line."""
+
 
 class Level(IntEnum):
     """How bad it is: users feel `SHORT`, and may soon feel `TIGHT`."""
@@ -20,7 +23,11 @@ class Level(IntEnum):
 @dataclass(frozen=True, slots=True)
 class PoolNow:
     """A pool: engines that should serve, those that may be used, those that show no sign of work though they have some,
-    requests in line for it, and engines' worth of work that it has (None: not known yet)."""
+    requests in line for it, and engines' worth of work that it has (None: not known yet).
+
+    Of late: which share of a first token's time was spent in line for it, and how many prompts others computed in its
+    stead.
+    """
 
     role: Role
     engines: int
@@ -28,6 +35,8 @@ class PoolNow:
     stuck: int
     waiting: int
     load_engines: float | None
+    wait_share: float = 0.0
+    missed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +75,9 @@ def _of(pool: PoolNow) -> Iterator[tuple[Level, str]]:
     """What there is to say of a pool, the worst first."""
     if pool.waiting:
         yield Level.SHORT, f"{_count(pool.waiting, 'request')} in line for {_a(pool.role)} engine"
+    if pool.wait_share > LONG_WAIT:
+        level = Level.SHORT if pool.wait_share > TOO_LONG_WAIT else Level.TIGHT
+        yield level, f"{round(100 * pool.wait_share)}% of the time to a first token is spent in line for it"
     if not pool.usable:
         instead = "decode computes prompts beside its streams" if pool.role is Role.PREFILL else "others answer"
         yield Level.SHORT, f"none of its engines can be used: {instead}"
@@ -73,6 +85,8 @@ def _of(pool: PoolNow) -> Iterator[tuple[Level, str]]:
         yield Level.TIGHT, f"{pool.engines - pool.usable} of {_count(pool.engines, 'engine')} out"
     if pool.stuck:
         yield Level.TIGHT, f"{_count(pool.stuck, 'engine')} without a sign of work"
+    if pool.missed:
+        yield Level.TIGHT, f"decode computed {_count(pool.missed, 'prompt')} in its stead of late"
     if pool.load_engines is not None and pool.usable:
         if pool.load_engines > pool.usable:
             yield Level.SHORT, "more to do than its engines can"

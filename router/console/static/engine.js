@@ -42,7 +42,8 @@ export function drawEngineSheet(state) {
   const { look, word, cause, means, next } = standing(engine);
   part(".about").className = `about ${look}`;
   say(part(".role"), `${POOLS[role].name} engine, ${POOLS[role].does}`);
-  say(part(".status span:last-child"), `${word[0].toUpperCase()}${word.slice(1)}, ${spaced(engine.state)} for ${duration(engine.since_s)}`);
+  const since = word === engine.state ? ` for ${duration(engine.since_s)}` : `, ${spaced(engine.state)} for ${duration(engine.since_s)}`;
+  say(part(".status span:last-child"), `${word[0].toUpperCase()}${word.slice(1)}${since}`);
   say(part(".cause"), `Why: ${cause}`);
   say(part(".means"), means);
   say(part(".next"), next);
@@ -63,7 +64,7 @@ function facts(engine, { flow, quarantined_pairs: cut }) {
   const all = [
     ["Requests of this gateway", engine.requests], ["Their prompt tokens", amount(engine.tokens)],
     ["Running in the engine", amount(engine.running)], ["Waiting in the engine", amount(engine.waiting)],
-    ["KV cache in use", percent(engine.kv_ratio)], ["Share of load", percent(engine.share)],
+    ["KV cache in use", percent(engine.kv_ratio)], ["Share of load", engine.usable ? percent(engine.share) : "none"],
     ["Hand-overs, last minute", handoffs], ["KV transfers failed", amount(engine.kv_transfer_failures)],
     ["KV expired unpulled", amount(engine.kv_expired)], ["Pairs left alone", mine(cut).length],
     ["Version", engine.version ?? "–"], ["Group", engine.group ?? "–"], ["Models", engine.models.join(", ") || "–"],

@@ -20,6 +20,7 @@ export const percent = (ratio) => (ratio == null ? "–" : `${Math.round(100 * r
 
 export function seconds(value) {
   if (value == null) return "–";
+  if (value < 0.00995) return `${Number((1000 * value).toFixed(1))} ms`;
   if (value < 0.9995) return `${Math.round(1000 * value)} ms`;
   return value < 10 ? `${value.toFixed(1)} s` : `${Math.round(value)} s`;
 }
@@ -41,7 +42,7 @@ export function amount(value) {
 export function standing(engine) {
   if (engine.drained) {
     return {
-      look: "paused", word: "drained", cause: `taken out by an operator; ${plural(engine.requests, "request")} still on it`,
+      look: "paused", word: "drained", cause: `taken out by an operator; ${engine.requests ? plural(engine.requests, "request") : "nothing"} left on it`,
       means: "It gets no new requests, and finishes those that it has.",
       next: engine.requests ? "Wait until it has none; then it can be stopped." : "It can be stopped, or enabled again.",
     };
@@ -60,7 +61,7 @@ export function standing(engine) {
 
 const STATES = {
   up: { look: "up", word: "up", means: "It answers probes, and requests on it work.", next: "" },
-  slow: { look: "cautious", word: "starting slowly", means: "It was out. Its caches are cold, so its share grows over half a minute.", next: "Nothing: it grows by itself." },
+  slow: { look: "cautious", word: "slow start", means: "It was out. Its caches are cold, so its share grows over half a minute.", next: "Nothing: it grows by itself." },
   trial: { look: "cautious", word: "on trial", means: "It was out for failed requests. It gets one request at a time, to see whether it works again.", next: "Nothing: it comes back by itself, or goes out for longer." },
   ejected: { look: "out", word: "ejected", means: "Requests on it failed or hung, so it is left out, even if it answers probes. It is tried again, ever more rarely.", next: "Look at its log. If it hangs, restart it; probes alone do not show that." },
   down: { look: "out", word: "down", means: "It does not answer probes, or takes no connections: the process is gone, or cannot be reached.", next: "Look whether its process runs, and whether this gateway reaches it." },

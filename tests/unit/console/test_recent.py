@@ -110,7 +110,11 @@ def test_what_went_wrong_is_told_by_names_only(told: Told) -> None:
 def test_clients_that_leave_are_no_trouble(told: Told) -> None:
     told.failed(ClientGone())
     assert list(told.recent.troubles) == []
-    assert told.recent.slots(1)[0].outcomes == {"client_gone": 1}
+    waited = told.journey()
+    waited.reason = "prefill_saturated"
+    waited.settled(Outcome.CLIENT_GONE, 499, ClientGone())
+    (slot,) = told.recent.slots(1)
+    assert (slot.outcomes, slot.decisions.total()) == ({"client_gone": 2}, 1), "who left in line was not refused"
 
 
 def test_only_the_last_troubles_are_kept(told: Told) -> None:

@@ -113,6 +113,20 @@ def test_an_engine_that_tells_nothing_is_never_silent(site: Site) -> None:
     assert [site.engine(Role.DECODE)["silent_s"] for _ in range(6)] == [None] * 6
 
 
+def test_the_verdict_knows_of_the_last_seconds(site: Site) -> None:
+    journey = Journey("r-2", "chat", site.now, site.clock, (site.recent,))
+    journey.model, journey.stream = MODEL, True
+    site.now += 3
+    journey.queued("prefill", 3.0)
+    journey.chosen(RouteKind.LOCAL, "prefill_saturated", site.decode.id, None)
+    site.now += 1
+    journey.committed()
+    found = site.console.state()["verdict"]
+    assert (found["level"], found["pool"]) == ("short", "prefill")
+    assert found["why"].startswith("75% of the time to a first token is spent in line for it; decode computed 1 prompt")
+    assert site.state_after(20)["verdict"]["level"] == "ok"
+
+
 def test_the_tree_is_made_twice_a_second_at_most(site: Site) -> None:
     first = site.console.state()
     assert site.state_after(0.4) is first
