@@ -1,14 +1,15 @@
-"""Every test has a browser of its own; without one, all of them say what to install."""
+"""One browser for all tests, each with pages of its own; without one, all of them say what to install."""
 
 from collections.abc import AsyncIterator
 
 import pytest
+import pytest_asyncio
 from playwright.async_api import Browser
 
 from tests.console.browser import NoChromium, chromium
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def browser() -> AsyncIterator[Browser]:
     """A headless Chromium."""
     try:

@@ -13,6 +13,8 @@ from router.sim.faults import Fault
 from tests.console.browser import Seen, opened
 from tests.support.fleet import Site, engine, site
 
+pytestmark = pytest.mark.asyncio(loop_scope="session")  # that of the browser
+
 MODEL = "sim-8b"
 TOKEN = "a token of forty characters, more or less"
 WITHIN_MS = 8_000
