@@ -7,6 +7,7 @@ VENV ?= .venv
 PORT ?= 8000
 OPS_PORT ?= 8001
 ARGS ?=
+CHROMIUM ?= /usr/bin/chromium
 ROUNDS ?= 2
 PREFIX ?= localhost/
 MINUTES ?= 10
@@ -28,7 +29,8 @@ done; \
 "$$found" -c 'import ensurepip, venv' 2>/dev/null || { echo "$$found has no venv module; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
 endef
 
-.PHONY: help run run-vllm test test-faults test-observability soak test-vllm mutants check bench bench-faults image test-image lock clean
+.PHONY: help run run-vllm test test-faults test-observability test-console screenshots test-image soak test-vllm mutants \
+	check bench bench-faults image lock clean
 
 help: ## this list
 	@echo "make TARGET [PORT=8000] [OPS_PORT=8001] [ARGS=...] [PYTHON=...] [VENV=.venv]"
@@ -53,6 +55,12 @@ test-observability: $(VENV)/.dev build/prometheus/usr/bin/promtool ## dashboards
 	@build/prometheus/usr/bin/promtool check config deploy/prometheus/prometheus.yml
 	@build/prometheus/usr/bin/promtool test rules deploy/prometheus/tests/*.test.yml
 	@$(python) -m pytest tests/observability -s $(ARGS)
+
+test-console: $(VENV)/.console $(CHROMIUM) ## the console in a real headless Chromium; root is needed once, to install that
+	@CHROMIUM=$(CHROMIUM) $(python) -m pytest tests/console $(ARGS)
+
+screenshots: $(VENV)/.console $(CHROMIUM) ## docs/screenshots anew: the console idle, under load, with an engine frozen
+	@CHROMIUM=$(CHROMIUM) $(python) -m tests.console.screenshots $(ARGS)
 
 test-vllm: $(VENV)/.dev ## acceptance tests against real vLLM engines
 	@$(python) -m pytest tests/vllm $(ARGS)
@@ -84,6 +92,7 @@ lock: build/uv/bin/uv ## resolve pyproject.toml anew into requirements.lock and 
 	@$(lock) --output-file requirements.lock
 	@$(lock) --extra dev --constraints requirements.lock --output-file requirements-dev.lock
 	@$(lock) --extra dev --group mutation --constraints requirements-dev.lock --output-file requirements-mutation.lock
+	@$(lock) --extra dev --group console --constraints requirements-dev.lock --output-file requirements-console.lock
 
 clean: ## remove the environment and everything that can be made again
 	@rm -rf $(VENV) build dist mutants htmlcov pd_router.egg-info .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis
@@ -104,6 +113,16 @@ $(VENV)/.mutation: requirements-mutation.lock $(VENV)/.dev
 	@echo "installing the mutation tester"
 	@$(pip_install) --require-hashes --requirement requirements-mutation.lock
 	@touch $@
+
+$(VENV)/.console: requirements-console.lock $(VENV)/.dev
+	@echo "installing the browser's driver"
+	@$(pip_install) --require-hashes --requirement requirements-console.lock
+	@touch $@
+
+/usr/bin/chromium:
+	@command -v apt-get >/dev/null || { echo "there is no $@; name a Chromium: make CHROMIUM=/path/to/chromium" >&2; exit 1; }
+	@[ "$$(id -u)" -eq 0 ] || { echo "there is no $@; as root: apt-get install --no-install-recommends chromium" >&2; exit 1; }
+	@apt-get update --quiet && DEBIAN_FRONTEND=noninteractive apt-get install --quiet --yes --no-install-recommends chromium
 
 # Debian's package, unpacked and not installed, as installing it would start the service.
 build/prometheus/usr/bin/promtool:

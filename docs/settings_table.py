@@ -43,7 +43,7 @@ def _rows(prefix: str, model: type[BaseModel]) -> Iterator[str]:
     """One row for each key, also of the branches of a branch; of branches that are alike, the first one's."""
     shown: dict[type[BaseModel], str] = {}
     for key, setting in model.model_fields.items():
-        branch = next((part for part in get_args(setting.annotation) if _is_section(part)), None)
+        branch = next((p for p in (setting.annotation, *get_args(setting.annotation)) if _is_section(p)), None)
         if branch is None:
             yield f"| `{prefix}.{key}` | {_row(setting)} |"
         elif branch in shown:

@@ -18,10 +18,13 @@ from prometheus_client import CollectorRegistry
 
 from router.admission.line import Line
 from router.admission.permits import Permits, answering_pool
+from router.console.recent import Recent
+from router.console.state import Console
 from router.edge.api_key import ApiKey
 from router.edge.body_memory import BodyMemory
 from router.edge.census import Census, connections_for, file_limit, raise_file_limit
 from router.edge.client import Limits
+from router.edge.console import console
 from router.edge.controls import controls
 from router.edge.data import DataApp
 from router.edge.guarded import Guards
@@ -30,6 +33,7 @@ from router.edge.operators import Operators
 from router.edge.outbox import Outbox
 from router.edge.readiness import Readiness
 from router.edge.request_ids import RequestIds
+from router.edge.scaling import scaling
 from router.edge.server import Listener, inherit, listen, listener, url_of
 from router.errors import InvalidRequest, Leg
 from router.exchange.budget import RetryBudget
@@ -51,6 +55,8 @@ from router.gateway import Gateway
 from router.json_bounds import JsonBounds
 from router.retries import Notice, Retries
 from router.routing.choose import Chooser, Match, same_group
+from router.scaling.autoscaler import Autoscaler, Capacity
+from router.scaling.pace import Pace
 from router.settings import BackendSettings, Listen, Ops, Settings, clients_key, engine_key, operators_token
 from router.supervision import Tasks
 from router.telemetry.audit import Audit
@@ -59,6 +65,7 @@ from router.telemetry.events import Clock, NoTraces, Observer, Traces
 from router.telemetry.logs import AccessLog, Lines, configure
 from router.telemetry.loop_lag import LoopLag
 from router.telemetry.metrics import FleetMetrics, RequestMetrics
+from router.telemetry.scaling import ScalingMetrics
 
 log = logging.getLogger(__name__)
 
@@ -86,6 +93,7 @@ class App:
     prober: Prober
     scraper: Scraper
     membership: Membership
+    autoscaler: Autoscaler
     data: DataApp
     operations: FastAPI
     registry: CollectorRegistry
@@ -125,14 +133,14 @@ def build(settings: Settings, log_lines: Lines | None = None) -> App:
     client = httpx.AsyncClient(transport=EngineTransport(connections), trust_env=False)
     prober = Prober(fleet, client, settings.probes, clock=clock, notice=notice, rng=rng)
     membership = Membership(fleet, prober, pairs, lambda engine: _backend(settings, engine), call_who_waits)
-    exchange = Exchange(
-        connections, releases, settings.timeouts, max_answer_bytes=settings.edge.max_answer_bytes, clock=clock
-    )
+    exchange = _exchange(settings, connections, releases)
     may_pair = _may_pair(pairs, clock)
     rehearsal = Rehearsal(exchange, settings.pairs.warm_up_timeout_s, clock)
     warm_ups = WarmUps(fleet, pairs, rehearsal, may_pair, clock, metrics)
     chooser = Chooser(settings.routing, permits.has_room, rng, may_pair, lambda: pairs.cold)
     traces, tracing = _traces(settings)
+    pace, recent = Pace(), Recent(clock)
+    autoscaler = _autoscaler(settings, fleet, line, pace, registry)
     gateway = Gateway(
         fleet=fleet,
         chooser=chooser,
@@ -141,16 +149,19 @@ def build(settings: Settings, log_lines: Lines | None = None) -> App:
         queue_timeout_s=settings.admission.queue_timeout_s,
         exchange=exchange,
         retries=_retries(settings, fleet, pairs, rng, (notice, permits.note_full)),
-        observers=(metrics, *([AccessLog(log_lines)] if log_lines else ()), *tracing),
+        observers=(metrics, pace, recent, *([AccessLog(log_lines)] if log_lines else ()), *tracing),
         clock=clock,
         strip_engine_fields=settings.edge.strip_engine_fields,
         json_bounds=JsonBounds(settings.edge.max_json_depth, settings.edge.max_json_values),
         traces=traces,
     )
-    readiness = Readiness(fleet)
-    changes = controls(membership, fleet, chooser, _operators(settings.ops), clock)
+    readiness, operators = Readiness(fleet), _operators(settings.ops)
     edge_metrics, ids = EdgeMetrics(registry), RequestIds()
-    bodies = BodyMemory(settings.edge.max_buffered_body_bytes, edge_metrics)
+    changes = controls(membership, fleet, chooser, operators, clock)
+    operations = operations_app(fleet, pairs, readiness, registry, changes, clock)
+    view = Console(fleet, pairs, permits, line, recent, autoscaler, lambda: chooser.mode, clock)
+    for routes in (scaling(autoscaler), console(view, readiness, operators)):
+        operations.include_router(routes)
     data_guards, operations_guards = _guards(settings, edge_metrics, ids, readiness)
     return App(
         settings=settings,
@@ -166,8 +177,9 @@ def build(settings: Settings, log_lines: Lines | None = None) -> App:
         prober=prober,
         scraper=Scraper(fleet, client, settings.scrapes, clock),
         membership=membership,
-        data=DataApp(gateway, fleet, _limits(settings, bodies, edge_metrics), ids),
-        operations=operations_app(fleet, pairs, readiness, registry, changes, clock),
+        autoscaler=autoscaler,
+        data=DataApp(gateway, fleet, _limits(settings, edge_metrics), ids),
+        operations=operations,
         registry=registry,
         data_guards=data_guards,
         operations_guards=operations_guards,
@@ -194,6 +206,18 @@ def _may_pair(pairs: Pairs, clock: Clock) -> Match:
     return may_pair
 
 
+def _exchange(settings: Settings, connections: Connections, releases: Releases) -> Exchange:
+    max_bytes = settings.edge.max_answer_bytes
+    return Exchange(connections, releases, settings.timeouts, max_answer_bytes=max_bytes, clock=time.monotonic)
+
+
+def _autoscaler(settings: Settings, fleet: Fleet, line: Line, pace: Pace, registry: CollectorRegistry) -> Autoscaler:
+    capacity = Capacity(settings.routing.prefill_tokens_per_s, settings.admission.decode_permits)
+    autoscaler = Autoscaler(fleet, line.depth, pace, settings.autoscale, capacity, time.monotonic)
+    registry.register(ScalingMetrics(autoscaler))
+    return autoscaler
+
+
 def _retries(
     settings: Settings, fleet: Fleet, pairs: Pairs, rng: random.Random, told: tuple[Notice, Notice]
 ) -> Retries:
@@ -212,8 +236,9 @@ def _retries(
     )
 
 
-def _limits(settings: Settings, bodies: BodyMemory, metrics: EdgeMetrics) -> Limits:
+def _limits(settings: Settings, metrics: EdgeMetrics) -> Limits:
     edge, key = settings.edge, clients_key(settings.listen)
+    bodies = BodyMemory(edge.max_buffered_body_bytes, metrics)
     api_key = ApiKey(key.get_secret_value()) if key else None
     metrics.key_required(key is not None)
     return Limits(edge.max_body_bytes, settings.timeouts.write_stall_s, bodies, edge.early_status_s, api_key)
@@ -299,6 +324,7 @@ async def running(settings: Settings, log_lines: Lines | None = None) -> AsyncIt
         background.spawn(app.scraper.run(), "scrapes")
         if settings.pairs.warm_up:
             background.spawn(app.warm_ups.run(), "warm-ups")
+        background.spawn(app.autoscaler.run(), "autoscaler")
         background.spawn(app.loop_lag.run(), "loop lag")
         background.spawn(app.audit.run(), "audit")
         for name, following in sources.loops():

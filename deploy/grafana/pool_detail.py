@@ -110,6 +110,31 @@ LOAD = (
     ),
 )
 
+SIZE = (
+    Panel(
+        "Engines wanted",
+        "short",
+        "As /autoscale works it out from the pool's own load; its reasons are there. Above Engines usable for long: "
+        "nothing acts on it, or new engines do not come up.",
+        "Autoscaling",
+        [
+            Query(
+                'max by (model, pool) (pd_router_desired_replicas{pool=~"$pool"})',
+                "{{model}} {{pool}}",
+            )
+        ],
+        width=12,
+    ),
+    Panel(
+        "Engines usable",
+        "short",
+        "Engines of the pool that every gateway uses. Below what is wanted: some are out, or still loading.",
+        "Autoscaling",
+        [Query(f"sum by (pool) (min by (pool, backend) (pd_router_backend_up{POOL}))", "{{pool}}")],
+        width=12,
+    ),
+)
+
 WORK = (
     Panel(
         "Prefill leg",
@@ -151,7 +176,7 @@ WORK = (
 
 def dashboard() -> Dashboard:
     """The dashboard *Pool detail*."""
-    rows = {"State": STATE, "Load": LOAD, "Work": WORK}
+    rows = {"State": STATE, "Load": LOAD, "Size": SIZE, "Work": WORK}
     about = "Engine by engine: which is out, slow, full, or cannot transfer KV?"
     variables = [values("pool", "Pool", "pd_router_backend_up")]
     return board("pd-router-pool-detail", "Pool detail", about, variables, rows)

@@ -41,9 +41,10 @@ class Line:
                     return pool
         return None
 
-    def depth(self, pool: Role) -> int:
-        """How many requests wait for a pool, whatever their model."""
-        return sum(len(line) for (_, role), line in self._lines.items() if role is pool)
+    def depth(self, pool: Role, model: str | None = None) -> int:
+        """How many requests wait for a pool, of one model or of all."""
+        of_pool = ((waited_for, line) for (waited_for, role), line in self._lines.items() if role is pool)
+        return sum(len(line) for waited_for, line in of_pool if model in (None, waited_for))
 
     async def wait(self, model: str, pool: Role, by: float, *, first: bool = False) -> None:
         """Wait for a turn; `first` for who had one in vain. Raises `Unavailable` when there is none by then."""

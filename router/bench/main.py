@@ -13,6 +13,7 @@ from rich.console import Console
 
 from router.bench.load import Plan, Record
 from router.bench.load import run as run_load
+from router.bench.ramp import main as ramp
 from router.bench.replay import main as replay
 from router.bench.report import table, tree
 
@@ -29,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for name, add, function, purpose in (
         ("load", _add_load, _run_load, "ask a gateway for streams and check every answer"),
         ("replay", replay.add_arguments, replay.run, "replay a trace against a simulated fleet, policy by policy"),
+        ("ramp", ramp.add_arguments, ramp.run_ramp, "let load rise and fall over a fleet that is scaled by it"),
     ):
         tool = tools.add_parser(name, help=purpose, description=f"{purpose.capitalize()}.", allow_abbrev=False)
         tool.set_defaults(tool=function)

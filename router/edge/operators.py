@@ -7,6 +7,7 @@ browser has open elsewhere names another host (DNS rebinding) or another origin 
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 from urllib.parse import urlsplit
 
 from router.errors import NotAllowed
@@ -21,6 +22,13 @@ class Operators:
 
     host: str
     token: str | None = field(default=None, repr=False)
+
+    @property
+    def terms(self) -> Literal["token", "loopback", "closed"]:
+        """What changes need: the token, to be asked for on loopback, or more than can be given."""
+        if self.token is not None:
+            return "token"
+        return "loopback" if _is_loopback(self.host) else "closed"
 
     def admit(self, headers: Mapping[str, str]) -> None:
         """Let a request change something; `headers` in lower case. Raises `NotAllowed`."""

@@ -19,7 +19,8 @@ LINE = re.compile(
 @dataclass(frozen=True, slots=True)
 class Gauges:
     """Requests that wait in the engine and that run, share of its KV blocks in use; since its start: tokens computed,
-    KV transfers with their seconds and failures, and requests whose KV nobody pulled before its lease ended."""
+    KV transfers with their seconds and failures, requests whose KV nobody pulled before its lease ended, and how many
+    of the tokens it generated."""
 
     waiting: int
     running: int
@@ -29,6 +30,7 @@ class Gauges:
     kv_transfers: float = 0.0
     kv_transfer_failures: float = 0.0
     kv_expired: float = 0.0
+    generated_tokens: float = 0.0
 
 
 def read_gauges(page: bytes) -> Gauges | None:
@@ -55,4 +57,5 @@ def read_gauges(page: bytes) -> Gauges | None:
         kv_transfers=total(b"nixl_xfer_time_seconds_count"),
         kv_transfer_failures=total(b"nixl_num_failed_transfers_total"),
         kv_expired=total(b"nixl_num_kv_expired_reqs_total"),
+        generated_tokens=total(b"generation_tokens_total"),
     )

@@ -15,7 +15,8 @@ LAYERS = (
     {"app"},
     {"edge"},
     {"gateway"},
-    {"retries", "telemetry"},
+    {"retries", "telemetry", "console"},
+    {"scaling"},
     {"admission", "routing", "exchange"},
     {"fleet"},
     {"engines"},
@@ -26,7 +27,10 @@ LAYERS = (
 NOUNS = {"call", "deadline", "errors", "json_bounds", "settings", "supervision", "telemetry.events", "usage"}
 """What every room shares; for imports they are one room."""
 
-TOOLS = {"sim": set[str](), "bench": {"sim", "routing", "fleet", "engines", "admission", "telemetry", "nouns"}}
+TOOLS = {
+    "sim": set[str](),
+    "bench": {"sim", "routing", "fleet", "engines", "admission", "scaling", "telemetry", "nouns"},
+}
 """Rooms beside the gateway, and what each may import beside itself."""
 
 TOOL_USERS = {"cli": {"sim", "bench"}, "demo": {"sim"}}

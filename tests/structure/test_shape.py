@@ -89,18 +89,19 @@ def test_nothing_is_bound_to_one_machine_or_index() -> None:
 
 def test_locks_pin_what_the_project_asks_for() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    names = ("requirements.lock", "requirements-dev.lock", "requirements-mutation.lock")
-    runtime, dev, mutation = (_pins(ROOT / name) for name in names)
+    names = ("", "-dev", "-mutation", "-console")
+    runtime, dev, mutation, console = (_pins(ROOT / f"requirements{name}.lock") for name in names)
     groups, extras = project["dependency-groups"], project["project"]["optional-dependencies"]
     asked = [*project["project"]["dependencies"], *extras["dns"], *groups["build"]]
     for lock, requirements in (
         (runtime, asked),
         (dev, [*asked, *extras["dev"]]),
         (mutation, groups["mutation"]),
+        (console, groups["console"]),
     ):
         for requirement in map(Requirement, requirements):
             assert requirement.specifier.contains(lock.get(requirement.name.lower(), "0")), f"make lock: {requirement}"
-    assert runtime.items() <= dev.items() <= mutation.items()
+    assert runtime.items() <= dev.items() <= mutation.items() & console.items()
 
 
 def _pins(lock: Path) -> dict[str, str]:

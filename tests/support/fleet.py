@@ -133,7 +133,7 @@ def engine(role: str, **settings: Any) -> SimEngine:
 async def site(*engines: SimEngine, quiet: bool = True, **sections: Any) -> AsyncIterator[Site]:
     """Engines and a gateway in this process; with `quiet`, both hold nothing within 2 s of the block's end.
 
-    `sections` are settings by section, over those of `AT_ONCE`.
+    `sections` are settings by section, over those of `AT_ONCE`; `environ` is what variables they find.
     """
     async with AsyncExitStack() as held:
         for one in engines:
@@ -159,9 +159,9 @@ async def gateway_over(members: Sequence[Member], **sections: Any) -> AsyncItera
 
 def settings_for(members: Iterable[Member], **sections: Any) -> Settings:
     """Settings of a gateway over `members`. A section `engines` adds to the settings of each of them."""
-    more = sections.pop("engines", {})
+    more, environ = sections.pop("engines", {}), sections.pop("environ", {})
     merged = {name: AT_ONCE.get(name, {}) | sections.get(name, {}) for name in AT_ONCE.keys() | sections.keys()}
-    return load(flags=merged | {"backends": [asdict(member) | more for member in members]}, environ={})
+    return load(flags=merged | {"backends": [asdict(member) | more for member in members]}, environ=environ)
 
 
 # Engines in a process of their own

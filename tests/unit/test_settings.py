@@ -342,3 +342,16 @@ def test_what_is_effective_can_be_a_file_again(tmp_path: Path) -> None:
     backends = [{**DECODE, "models": ["m"], "kv_hosts": ["10.1.0.1"]}]
     settings = load(flags={"backends": backends, "handoff": {"handoff_max_age_s": 3}}, environ={})
     assert load(write(tmp_path, effective(settings)), environ={}) == settings
+
+
+@pytest.mark.parametrize(
+    ("rules", "said"),
+    [
+        ({"scale_in_below": 0.8}, "scale_in_below must be below scale_out_above"),
+        ({"decode": {"min_replicas": 3, "max_replicas": 2}}, "min_replicas must not be above max_replicas"),
+        ({"prefill": {"min_replicas": 0}}, "greater than or equal to 1"),
+    ],
+)
+def test_pools_that_would_flap_or_have_no_size_are_refused(rules: dict[str, object], said: str) -> None:
+    with pytest.raises(SettingsError, match=said):
+        load(flags={"autoscale": rules}, environ={})

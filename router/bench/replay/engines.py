@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from router.bench.replay.kv_cache import KvCache
 from router.bench.replay.timeline import Timeline
 from router.bench.replay.trace import Request
+from router.engines.gauges import Gauges
 from router.sim.latency import LatencyProfile, PrefillChunk
 
 CHUNK_TOKENS = 8192
@@ -84,11 +85,15 @@ class _Stream:
 
 @dataclass(slots=True)
 class _Batch:
-    """The running streams: `steps` done by `at_s`, the KV that they hold, and at which step each ends."""
+    """The running streams: `steps` done by `at_s`, the KV that they hold, and at which step each ends.
+
+    `generated_tokens` are those of all streams that there have been.
+    """
 
     at_s: float = 0.0
     steps: int = 0
     kv_tokens: int = 0
+    generated_tokens: int = 0
     ends: list[tuple[int, int, _Stream]] = field(default_factory=list)
 
 
@@ -117,6 +122,18 @@ class DecodeEngine:
         """`began` hears of the first token, and how much was cached; `local`: the prompt is computed here."""
         self._waiting.append(_Stream(request, began, ended, local=local))
         self._admit()
+
+    def gauges(self) -> Gauges:
+        """What it would tell of itself now."""
+        self._advance()
+        generated_tokens = self._batch.generated_tokens
+        return Gauges(
+            waiting=len(self._waiting),
+            running=len(self._batch.ends) + len(self._prompts) + self._computing,
+            kv_usage_ratio=min(1.0, self.cache.in_use_tokens / self.cache.capacity_tokens),
+            tokens=generated_tokens,
+            generated_tokens=generated_tokens,
+        )
 
     def _admit(self) -> None:
         """Take in who waits, in order, as far as there is room for the KV."""
@@ -155,8 +172,7 @@ class DecodeEngine:
         """A prompt is there, with its first token; the streams had a token for each of its chunks."""
         batch = self._batch
         batch.at_s = self._timeline.now_s
-        batch.steps += steps
-        batch.kv_tokens += steps * len(batch.ends)
+        self._count(steps)
         self._computing = False
         self._add(stream)
         stream.began(self._timeline.now_s, stream.cached)
@@ -199,8 +215,14 @@ class DecodeEngine:
         took_s = self._time_of(steps)
         batch.at_s += took_s
         self.work_s[slice_of(batch.at_s)] += took_s * len(batch.ends)
+        self._count(steps)
+
+    def _count(self, steps: int) -> None:
+        """Each stream has a token more for each step."""
+        batch = self._batch
         batch.steps += steps
         batch.kv_tokens += steps * len(batch.ends)
+        batch.generated_tokens += steps * len(batch.ends)
 
     def _time_of(self, steps: int) -> float:
         """Each step takes a little longer than the one before, as every stream has one token more."""

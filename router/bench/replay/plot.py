@@ -75,7 +75,7 @@ def _short(value: float) -> str:
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if value >= size:
             return f"{value / size:.3g}{letter}"
-    return f"{value:.2g}"
+    return f"{value:.0f}" if value >= 100 else f"{value:.2g}"
 
 
 def _distribution(values: Sequence[float]) -> Line:

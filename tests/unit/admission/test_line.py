@@ -43,6 +43,7 @@ async def test_first_come_first_served() -> None:
     line, served = a_line(), list[str]()
     tasks = await stand(line, "abc", served)
     assert (line.depth(D), line.depth(Role.PREFILL), line.before(M, [Role.PREFILL, D])) == (3, 0, D)
+    assert (line.depth(D, M), line.depth(D, "another model")) == (3, 0)
     for _ in "abc":
         line.freed([M], D)
     await asyncio.wait(tasks)

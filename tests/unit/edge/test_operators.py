@@ -57,3 +57,11 @@ def test_with_a_token_loopback_needs_it_too() -> None:
 
 def test_the_token_is_in_no_repr() -> None:
     assert TOKEN not in repr(Operators("::", TOKEN))
+
+
+@pytest.mark.parametrize(
+    ("host", "token", "terms"),
+    [("0.0.0.0", "t", "token"), ("127.0.0.1", "t", "token"), ("::1", None, "loopback"), ("0.0.0.0", None, "closed")],
+)
+def test_what_changes_need_can_be_told(host: str, token: str | None, terms: str) -> None:
+    assert Operators(host, token).terms == terms

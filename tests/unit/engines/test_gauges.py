@@ -24,12 +24,12 @@ vllm:nixl_num_kv_expired_reqs_total{engine="0",model_name="m"} 2.0
 
 
 def test_the_lines_that_matter_are_found_and_added_up() -> None:
-    assert read_gauges(PAGE) == Gauges(2, 7, 0.5, 1_500_012.0, 0.25, 4.0, 1.0, 2.0)
+    assert read_gauges(PAGE) == Gauges(2, 7, 0.5, 1_500_012.0, 0.25, 4.0, 1.0, 2.0, 12.0)
 
 
 def test_a_line_without_labels_counts() -> None:
     gauges = read_gauges(b"vllm:generation_tokens_total 5\nvllm:num_requests_waiting 1")
-    assert gauges == Gauges(waiting=1, running=0, kv_usage_ratio=0.0, tokens=5.0)
+    assert gauges == Gauges(waiting=1, running=0, kv_usage_ratio=0.0, tokens=5.0, generated_tokens=5.0)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,141 @@
+"""What happened in the last minutes? Kept in few, bounded pieces for whoever looks; an observer of journeys.
+
+Nothing here holds a word of a client: no prompt, answer, key or header, and no message of an engine, which may quote
+them. Requests are named by the gateway's own ids.
+"""
+
+import time
+from collections import Counter, deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from router.errors import EngineFault, Outcome
+from router.telemetry.events import Clock, Journey, RouteKind, Stage
+
+SLOT_S = 5.0
+SLOTS = 60
+"""Five minutes."""
+
+LATELY_SLOTS = 12
+"""A minute: what a rate or a mean is of."""
+
+MAX_TIMES = 256
+"""First tokens that a slot keeps; of more, the last ones."""
+
+MAX_PAIRS = 1024
+"""Pairs of engines whose hand-overs a slot counts."""
+
+MAX_TROUBLES = 40
+
+
+@dataclass(slots=True)
+class Slot:
+    """What happened within `SLOT_S`. `stages_s` are sums over the streams of which `ttft_s` are the first tokens."""
+
+    number: int
+    ttft_s: list[float] = field(default_factory=list)
+    streams: int = 0
+    stages_s: dict[str, float] = field(default_factory=dict)
+    outcomes: Counter[str] = field(default_factory=Counter)
+    decisions: Counter[tuple[str, str]] = field(default_factory=Counter)
+    pairs: Counter[tuple[str, str]] = field(default_factory=Counter)
+    handoff_s: list[float] = field(default_factory=list)
+    tokens: int = 0
+
+    def add(self, stage: str, seconds: float) -> None:
+        """Time that a stream spent in a stage before its first token."""
+        self.stages_s[stage] = self.stages_s.get(stage, 0.0) + seconds
+
+
+class Recent:
+    """The last minutes, slot by slot, and the last troubles."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._slots: deque[Slot] = deque(maxlen=SLOTS)
+        self.troubles: deque[dict[str, Any]] = deque(maxlen=MAX_TROUBLES)
+
+    def observe(self, stage: Stage, journey: Journey) -> None:
+        """Take note of what a journey's stage tells."""
+        match stage:
+            case Stage.CHOSEN:
+                self._slot().decisions[journey.route.value, journey.reason] += 1
+            case Stage.COMMITTED if journey.stream:
+                self._began(self._slot(), journey)
+            case Stage.RETRIED:
+                self._trouble(journey, "retried", journey.retry_leg, journey.retry_reason)
+            case Stage.FELL_BACK:
+                self._trouble(journey, "fell_back", "prefill", journey.fallback_reason)
+            case Stage.SETTLED:
+                self._settled(self._slot(), journey)
+
+    def slots(self, count: int) -> list[Slot]:
+        """The last slots, from old to new; those in which nothing happened are left out."""
+        oldest = int(self._clock() / SLOT_S) - count
+        return [slot for slot in self._slots if slot.number > oldest]
+
+    def _slot(self) -> Slot:
+        number = int(self._clock() / SLOT_S)
+        if not self._slots or self._slots[-1].number != number:
+            self._slots.append(Slot(number))
+        return self._slots[-1]
+
+    def _began(self, slot: Slot, journey: Journey) -> None:
+        ttft_s, handoff_s = journey.ttft_s or 0.0, journey.handoff_s
+        _keep(slot.ttft_s, ttft_s, slot.streams)
+        slot.streams += 1
+        wait_s = journey.queue_s if journey.queue else 0.0
+        if journey.queue:
+            slot.add(f"wait_{journey.queue}", wait_s)
+        if handoff_s is None:
+            slot.add("alone", max(0.0, ttft_s - wait_s))
+            return
+        slot.add("prefill", journey.prefill_s or 0.0)
+        slot.add("handoff", handoff_s)
+        _keep(slot.handoff_s, handoff_s, slot.pairs.total())
+        pair = journey.prefill or "", journey.decode or ""
+        if pair in slot.pairs or len(slot.pairs) < MAX_PAIRS:
+            slot.pairs[pair] += 1
+
+    def _settled(self, slot: Slot, journey: Journey) -> None:
+        outcome = journey.outcome or Outcome.UPSTREAM_ERROR
+        slot.outcomes[outcome.value] += 1
+        slot.tokens += journey.generated_tokens
+        if outcome is Outcome.CLIENT_GONE:
+            return
+        if journey.route is RouteKind.NONE and journey.reason:
+            slot.decisions[journey.route.value, journey.reason] += 1
+        if (error := journey.error) is not None:
+            leg = error.leg.value if isinstance(error, EngineFault) and error.leg else None
+            self._trouble(journey, "failed", leg, error.reason if isinstance(error, EngineFault) else error.code)
+
+    def _trouble(self, journey: Journey, what: str, leg: str | None, reason: str | None) -> None:
+        engine = {"prefill": journey.prefill, "decode": journey.decode}.get(leg or "")
+        self.troubles.appendleft(
+            {
+                "at": round(time.time(), 1),
+                "what": what,
+                "request_id": journey.request_id,
+                "model": journey.model,
+                "reason": reason,
+                "leg": leg,
+                "engine": engine,
+                "status": journey.status if what == "failed" else None,
+            }
+        )
+
+
+def _keep(values: list[float], value: float, seen: int) -> None:
+    """One more of at most `MAX_TIMES`, in place of the oldest one when there are so many."""
+    if len(values) < MAX_TIMES:
+        values.append(value)
+    else:
+        values[seen % MAX_TIMES] = value
+
+
+def percentiles(values: Iterable[float], *shares: float) -> Sequence[float | None]:
+    """By the nearest rank; None of none."""
+    ordered = sorted(values)
+    last = len(ordered) - 1
+    return [round(ordered[min(last, int(share * len(ordered)))], 4) if ordered else None for share in shares]

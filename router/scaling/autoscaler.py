@@ -1,0 +1,187 @@
+"""How many engines should each pool of each model have? Looked at again and again; nothing is started or stopped here.
+
+Prefill and decode are told apart, as each has its own load, and together, as one waits for the other: while decode is
+saturated, prefill neither grows, as more prompts would only wait for decode with their KV, nor shrinks, as what it has
+to do is what decode lets through.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from router.fleet.backend import Backend
+from router.fleet.fleet import Fleet
+from router.scaling.demand import Demand, decode_demand, prefill_demand
+from router.scaling.pace import Pace
+from router.scaling.steady import Desired, Limits, Reason, step
+from router.scaling.watch import Look, Watch
+from router.settings import Autoscale, Role
+from router.telemetry.events import Clock
+
+Waiting = Callable[[Role, str], int]
+"""How many requests wait for a pool of a model."""
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """What one engine can do: prefill tokens a second until it was measured, requests at once (0: any number)."""
+
+    prefill_tokens_per_s: float
+    requests: int
+
+
+@dataclass(slots=True)
+class Pool:
+    """One pool of a model: what it had to do, how many engines that is worth, and how many are wanted."""
+
+    watch: Watch
+    desired: Desired
+    demand: Demand | None = None
+
+
+class Autoscaler:
+    """Desired replicas by model and pool. `waiting` tells of the lines, `pace` of prefill's work."""
+
+    def __init__(
+        self, fleet: Fleet, waiting: Waiting, pace: Pace, rules: Autoscale, capacity: Capacity, clock: Clock
+    ) -> None:
+        self._fleet = fleet
+        self._waiting = waiting
+        self._pace = pace
+        self._rules = rules
+        self._capacity = capacity
+        self._clock = clock
+        self._pools: dict[tuple[str, Role], Pool] = {}
+        self._quiet: dict[str, tuple[int, float]] = {}
+        """Drained engines without requests: how many they ever had, and since when."""
+
+    async def run(self) -> None:
+        """Look until cancelled."""
+        while True:
+            await asyncio.sleep(self._rules.interval_s)
+            self.look()
+
+    def look(self) -> None:
+        """See what there is to do now, and what is wanted for it."""
+        now, backends = self._clock(), self._fleet.backends
+        models = {model for backend in backends for model in backend.models}
+        self._pace.keep(models, {backend.id for backend in backends})
+        self._pools = {key: pool for key, pool in self._pools.items() if key[0] in models}
+        self._note_quiet(now)
+        for model in models:
+            for role in (Role.AGGREGATED, Role.DECODE, Role.PREFILL):  # prefill knows of decode then
+                self._look_at(model, role, now)
+
+    def desired(self) -> Iterator[tuple[str, Role, int]]:
+        """Model, pool, and how many engines it should have."""
+        for (model, role), pool in self._pools.items():
+            yield model, role, pool.desired.replicas
+
+    def loads(self) -> dict[tuple[str, Role], float]:
+        """How many engines' worth of work each pool of a model has."""
+        return {key: pool.demand.engines for key, pool in self._pools.items() if pool.demand is not None}
+
+    def describe(self) -> dict[str, Any]:
+        """The facts of `/autoscale`."""
+        now = self._clock()
+        models: dict[str, dict[str, Any]] = {}
+        for (model, role), pool in sorted(self._pools.items()):
+            models.setdefault(model, {})[role.value] = self._describe(model, role, pool, now)
+        return {"models": models}
+
+    def _look_at(self, model: str, role: Role, now: float) -> None:
+        engines = self._engines(model, role)
+        serving = [backend for backend in self._fleet.backends if backend.role is role and model in backend.models]
+        pool = self._pools.get((model, role))
+        if pool is None:
+            if not serving:
+                return
+            watch = Watch(self._rules.window_s, self._capacity.prefill_tokens_per_s)
+            pool = self._pools[model, role] = Pool(watch, Desired(len(engines)))
+        pool.watch.add(
+            Look(
+                at=now,
+                requests=sum(backend.load.requests for backend in serving),
+                tokens=sum(backend.load.tokens for backend in serving),
+                waiting=self._waiting(role, model),
+                gauges={b.id: b.progress.gauges for b in engines if b.progress.gauges is not None},
+                done=replace(self._pace.of(model)),
+            )
+        )
+        pool.demand = self._demand(role, pool.watch)
+        limits = Limits(self._rules.size(role))
+        if role is Role.PREFILL:
+            lease_s = max((backend.settings.kv_lease_s for backend in engines), default=0.0)
+            limits = replace(limits, lease_s=lease_s, held=self._decode_is_saturated(model))
+        pool.desired = step(pool.desired, pool.demand, now, self._rules, limits)
+
+    def _demand(self, role: Role, watch: Watch) -> Demand:
+        if role is Role.PREFILL:
+            return prefill_demand(watch.prefill_load(), self._rules)
+        return decode_demand(watch.decode_load(self._capacity.requests), self._rules)
+
+    def _decode_is_saturated(self, model: str) -> bool:
+        """Whether decode has more to do than its engines can, or requests wait for it, and more engines may come."""
+        pool = self._pools.get((model, Role.DECODE))
+        if pool is None or pool.demand is None or pool.desired.reason is Reason.AT_MAX_REPLICAS:
+            return False
+        usable = sum(backend.standing.usable for backend in self._engines(model, Role.DECODE))
+        return pool.watch.last.waiting > 0 or pool.demand.engines > usable
+
+    def _engines(self, model: str, role: Role) -> list[Backend]:
+        """Those of a pool that are to stay, whatever their state."""
+        return [b for b in self._fleet.backends if b.role is role and model in b.models and not b.standing.drained]
+
+    # Which engines may go
+
+    def _note_quiet(self, now: float) -> None:
+        """Since when drained engines have had no request."""
+        drained = {b.id: b.load for b in self._fleet.backends if b.standing.drained and not b.load.requests}
+        before = self._quiet
+        self._quiet = {
+            engine: before[engine] if engine in before and before[engine][0] == load.ever else (load.ever, now)
+            for engine, load in drained.items()
+        }
+
+    def _may_go(self, model: str, role: Role, now: float) -> list[str]:
+        """Drained engines without requests, and without KV that is still to be pulled."""
+        pool = (b for b in self._fleet.backends if b.role is role and model in b.models and b.id in self._quiet)
+        lease_s = {b.id: b.settings.kv_lease_s if role is Role.PREFILL else 0.0 for b in pool}
+        return [engine for engine, held_s in lease_s.items() if now - self._quiet[engine][1] >= held_s]
+
+    def _to_drain(self, engines: Sequence[Backend], pool: Pool) -> list[str]:
+        """The engines with the least to do, as many as are too many, once that is certain."""
+        wanted = pool.desired.replicas
+        if pool.desired.reason is Reason.KV_LEASE:
+            wanted = pool.desired.surplus_most
+        idlest = sorted(engines, key=lambda backend: (backend.standing.usable, backend.load.requests))
+        return [backend.id for backend in idlest[: max(0, len(engines) - wanted)]]
+
+    def _describe(self, model: str, role: Role, pool: Pool, now: float) -> dict[str, Any]:
+        engines, size, demand, desired = self._engines(model, role), self._rules.size(role), pool.demand, pool.desired
+        told: dict[str, Any] = {
+            "desired": desired.replicas,
+            "engines": len(engines),
+            "usable": sum(backend.standing.usable for backend in engines),
+            "reason": desired.reason.value,
+            "surplus_for_s": None if desired.surplus_since is None else round(now - desired.surplus_since, 1),
+            "min_replicas": size.min_replicas,
+            "max_replicas": size.max_replicas,
+            "drain_next": self._to_drain(engines, pool),
+            "may_go": self._may_go(model, role, now),
+        }
+        if demand is not None:
+            worth = {signal.value: round(engines, 2) for signal, engines in demand.signals.items()}
+            told |= {"load_engines": round(demand.engines, 2), "signal": demand.signal.value, "signals": worth}
+        watch = pool.watch
+        if role is Role.PREFILL:
+            return told | {"peak_measured": watch.peak_measured, "load": _rounded(asdict(watch.prefill_load()))}
+        return told | {"load": _rounded(asdict(watch.decode_load(self._capacity.requests)))}
+
+
+def _rounded(facts: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: [round(v, 4) for v in value] if isinstance(value, tuple) else round(value, 1)
+        for name, value in facts.items()
+    }
