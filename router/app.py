@@ -23,6 +23,7 @@ from router.edge.census import Census, connections_for, file_limit, raise_file_l
 from router.edge.client import Limits
 from router.edge.controls import controls
 from router.edge.data import DataApp
+from router.edge.explain import Explain
 from router.edge.guarded import Guards
 from router.edge.operations import operations_app
 from router.edge.operators import Operators
@@ -38,6 +39,7 @@ from router.exchange.rehearsal import Rehearsal
 from router.exchange.release import Releases
 from router.exchange.transport import EngineTransport
 from router.exchange.warm_up import WarmUps
+from router.explain.explainer import Explainer
 from router.fleet.backend import Backend
 from router.fleet.discovery.sources import Sources
 from router.fleet.fleet import Fleet
@@ -144,10 +146,14 @@ def build(settings: Settings, log_lines: Lines | None = None) -> App:
         json_bounds=JsonBounds(settings.edge.max_json_depth, settings.edge.max_json_values),
     )
     readiness = Readiness(fleet)
-    changes = controls(membership, fleet, chooser, _operators(settings.ops), clock)
+    operators = _operators(settings.ops)
+    changes = controls(membership, fleet, chooser, operators, clock)
     edge_metrics, ids = EdgeMetrics(registry), RequestIds()
     bodies = BodyMemory(settings.edge.max_buffered_body_bytes, edge_metrics)
+    limits = _limits(settings, bodies)
     data_guards, operations_guards = _guards(settings, edge_metrics, ids, readiness)
+    explainer = Explainer(fleet, chooser, permits, line, pairs, clock)
+    changes.routes.append(Explain(gateway, explainer, operators, limits, ids).route)
     return App(
         settings=settings,
         fleet=fleet,
@@ -162,7 +168,7 @@ def build(settings: Settings, log_lines: Lines | None = None) -> App:
         prober=prober,
         scraper=Scraper(fleet, client, settings.scrapes, clock),
         membership=membership,
-        data=DataApp(gateway, fleet, _limits(settings, bodies), ids),
+        data=DataApp(gateway, fleet, limits, ids),
         operations=operations_app(fleet, pairs, readiness, registry, changes, clock),
         registry=registry,
         data_guards=data_guards,

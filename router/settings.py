@@ -237,6 +237,12 @@ class Routing(Section):
     mode: Mode = Field(
         "auto", description="`auto` applies the rule; `local` and `disaggregated` force one way where it is possible."
     )
+    mode_share: float = Field(
+        1.0, ge=0, le=1, description="Share of requests, drawn by their ids, that have `mode`; 1: there is one mode."
+    )
+    mode_otherwise: Mode = Field(
+        "local", description="Mode of the other requests: what to compare with, as if there were no hand-overs."
+    )
     prefill_policy: PolicyName = Field(
         "prefix_aware", description="What an engine holds of a prompt against what it has to do; see routing.md."
     )

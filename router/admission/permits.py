@@ -109,6 +109,10 @@ class Permits:
         weight = -(-prompt_tokens // self._tokens_per_permit)
         return min(weight, limit) if limit else weight
 
+    def limit(self, backend: Backend) -> int:
+        """Permits that there are for one engine; 0: there is no limit."""
+        return self._limits[backend.role]
+
     def taken(self, backend: Backend) -> int:
         """Permits out for one engine."""
         return self._taken.get(backend, 0)

@@ -2,9 +2,9 @@
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
-from router.errors import NotFound
+from router.errors import NotFound, UnknownModel
 from router.fleet.backend import Backend, ModelCard
 from router.fleet.standing import State
 from router.settings import Role
@@ -12,19 +12,26 @@ from router.settings import Role
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The usable engines of one model, pool by pool, at one moment.
+    """The usable engines of one `model`, pool by pool, at one moment.
 
     Their loads are read live: choosing and granting happen without an await in between, so nothing moves meanwhile.
     `known` tells whether any engine serves the model, usable or not, `prefill_known` whether a prefill engine does;
     `inflight` counts the whole fleet's requests.
     """
 
+    model: str
     known: bool
     prefill_known: bool
     prefill: Sequence[Backend]
     decode: Sequence[Backend]
     aggregated: Sequence[Backend]
     inflight: int
+
+    def of_known_model(self) -> Self:
+        """Itself. Raises `UnknownModel` where no engine serves the model."""
+        if not self.known:
+            raise UnknownModel(f"the model {self.model!r} does not exist here; see /v1/models", param="model")
+        return self
 
 
 class Fleet:
@@ -42,6 +49,7 @@ class Fleet:
         serving = [b for b in self.backends if model in b.models]
         usable = [b for b in serving if b.standing.usable and b not in avoid]
         return Snapshot(
+            model=model,
             known=bool(serving),
             prefill_known=any(b.role is Role.PREFILL for b in serving),
             prefill=[b for b in usable if b.role is Role.PREFILL],

@@ -42,7 +42,10 @@ class Stage(Enum):
 
 @dataclass(slots=True)
 class Journey:
-    """One request's life. `model` is the label for metrics: a model of the fleet, or `other`."""
+    """One request's life. `model` is the label for metrics: a model of the fleet, or `other`.
+
+    `arm` is the mode that the request is routed in while two are compared, else empty.
+    """
 
     request_id: str
     api: str
@@ -54,6 +57,7 @@ class Journey:
     prompt_tokens: int = 0
     route: RouteKind = RouteKind.NONE
     reason: str = ""
+    arm: str = ""
     queue: str = ""
     queue_s: float = 0.0
     prefill: str | None = None

@@ -59,6 +59,7 @@ class FakeClient:
 
     def __init__(self, number: int, *, stream: bool, spliced: bool) -> None:
         self.trace = Trace(f"r-{number}")
+        self.session: str | None = None
         self.got = bytearray()
         self.finished = False
         self.errors: list[RequestError] = []

@@ -44,6 +44,7 @@ class PlayedClient:
 
     def __init__(self, loop: SteppedLoop, number: int, *, stream: bool, spliced: bool, words: int) -> None:
         self.trace = Trace(f"r-{number}")
+        self.session: str | None = None
         self.loop: asyncio.AbstractEventLoop = loop
         self.leaving = False
         self.begun_at: float | None = None

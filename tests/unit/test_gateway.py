@@ -38,6 +38,7 @@ class FakeClient:
     direct: None = None
     told: list[bytes | RequestError] = field(default_factory=list)
     leaves: bool = False
+    session: str | None = None
 
     async def body(self) -> bytes:
         if isinstance(self.raw, RequestError):

@@ -1,5 +1,5 @@
 import random
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
@@ -8,8 +8,9 @@ from router.fleet.backend import Backend
 from router.fleet.fleet import Fleet
 from router.routing.choose import Chooser
 from router.routing.disaggregation import Reason
+from router.routing.modes import Modes
 from router.routing.route import Route, Shortage
-from router.settings import Role, Routing
+from router.settings import PolicyName, Role, Routing
 from router.telemetry.events import RouteKind
 from tests.support.builders import MODEL, a_backend, a_call
 
@@ -296,3 +297,91 @@ def test_nothing_is_hashed_where_no_policy_asks() -> None:
     call = a_call(prompt_tokens=LONG)
     chooser.choose(call, Fleet([P1, D1]).snapshot(MODEL))
     assert (chooser.prefixes, call.blocks) == (None, None)
+
+
+ENGINES = [
+    *(a_backend("prefill", port) for port in (31, 32, 33)),
+    *(a_backend("decode", port) for port in (41, 42, 43)),
+]
+POLICIES = get_args(PolicyName)
+
+
+def a_chooser(**rules: Any) -> Chooser:
+    return Chooser(Routing(**{"min_novel_tokens": 0, "min_concurrency": 0} | rules), lambda *_: True, random.Random(1))
+
+
+def asked(number: int) -> Call:
+    """Some of several sessions, with prompts that begin alike or do not."""
+    text = f"{number % 5}" * 3000 + str(number)
+    messages = [{"role": "user", "content": text}]
+    return a_call(request_id=f"r-{number}", messages=messages, user=f"user {number % 7}" if number % 3 else None)
+
+
+def play(chooser: Chooser, *, explained: bool) -> list[Route | Shortage]:
+    """What becomes of many requests, each of which stays under way; some are explained before, several times."""
+    snapshot, outcomes = Fleet(ENGINES).snapshot(MODEL), []
+    for number in range(60):
+        for _ in range(2 if explained else 0):
+            foretold = chooser.explain(asked(number), snapshot).outcome
+            chooser.explain(asked(number + 1), snapshot, "local")
+        call = asked(number)
+        outcomes.append(chooser.choose(call, snapshot))
+        assert not explained or foretold == outcomes[-1]
+        assert isinstance(outcomes[-1], Route)
+        if chooser.prefixes:
+            chooser.prefixes.expect(call, outcomes[-1].decode)
+    return outcomes
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_call_goes_the_way_that_was_explained_and_all_others_as_if_it_had_not_been(policy: PolicyName) -> None:
+    def chooser() -> Chooser:
+        return a_chooser(prefill_policy=policy, decode_policy=policy, mode_share=0.5)
+
+    assert play(chooser(), explained=True) == play(chooser(), explained=False)
+
+
+def test_an_explanation_has_every_pick_and_judgement() -> None:
+    chooser = a_chooser()
+    explained = chooser.explain(a_call(prompt_tokens=LONG), Fleet(ENGINES).snapshot(MODEL))
+    assert [(pick.pool, len(pick.candidates)) for pick in explained.picks] == [(Role.DECODE, 3), (Role.PREFILL, 3)]
+    assert [(made.remote, made.reason) for made in explained.judgements] == [(True, Reason.NOVEL_PROMPT)]
+    assert isinstance(explained.outcome, Route)
+    assert [pick.picked for pick in explained.picks] == [explained.outcome.decode, explained.outcome.prefill]
+
+
+def test_what_it_would_be_in_another_mode_can_be_asked() -> None:
+    chooser, snapshot = a_chooser(), Fleet(ENGINES).snapshot(MODEL)
+    explained = chooser.explain(a_call(prompt_tokens=LONG), snapshot, "local")
+    assert isinstance(explained.outcome, Route)
+    assert (explained.outcome.kind, explained.rules.mode) == (RouteKind.LOCAL, "local")
+    assert chooser.modes == Modes("auto")
+
+
+def test_a_shortage_is_explained_too() -> None:
+    chooser = Chooser(Routing(), lambda *_: False, random.Random(1))
+    explained = chooser.explain(a_call(), Fleet(ENGINES).snapshot(MODEL))
+    assert isinstance(explained.outcome, Shortage)
+    assert explained.picks == []
+
+
+def test_two_modes_share_the_requests_by_their_ids() -> None:
+    chooser, snapshot = a_chooser(), Fleet(ENGINES).snapshot(MODEL)
+    chooser.modes = Modes("disaggregated", 0.5, "local")
+    calls = [a_call(request_id=f"r-{number}", prompt_tokens=LONG) for number in range(40)]
+    ways = {chooser.modes.of(call.trace.request_id): set[RouteKind]() for call in calls}
+    for call in calls:
+        route = chooser.choose(call, snapshot)
+        assert isinstance(route, Route)
+        ways[chooser.modes.of(call.trace.request_id)].add(route.kind)
+    assert ways == {"disaggregated": {RouteKind.DISAGGREGATED}, "local": {RouteKind.LOCAL}}
+
+
+def test_a_session_is_bound_in_both_pools_apart() -> None:
+    chooser = a_chooser(prefill_policy="session", decode_policy="session")
+    first = chooser.choose(a_call(prompt_tokens=LONG, user="ann"), Fleet(ENGINES).snapshot(MODEL))
+    assert isinstance(first, Route)
+    without_decode = [engine for engine in ENGINES if engine is not first.decode]
+    second = chooser.choose(a_call(prompt_tokens=LONG, user="ann"), Fleet(without_decode).snapshot(MODEL))
+    assert isinstance(second, Route)
+    assert (second.prefill, second.decode is first.decode) == (first.prefill, False)
