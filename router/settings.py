@@ -283,7 +283,7 @@ class Routing(Section):
         400_000, ge=1, description="KV cache of an engine that does not tell its size: 8B in bf16 on 80 GB."
     )
     max_index_blocks: int = Field(
-        1_000_000, ge=1, description="Blocks of about 64 tokens that the index keeps, over all engines; 225 MB at most."
+        1_000_000, ge=1, description="Blocks of about 64 tokens that the index keeps, over all engines; 150 MB at most."
     )
     on_prefill_unavailable: Literal["local_if_small", "local", "fail"] = Field(
         "local_if_small",

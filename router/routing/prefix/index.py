@@ -1,10 +1,10 @@
 """Which engine has how much of a prompt in its KV cache, as far as can be told from what was sent there?
 
 Engines reuse KV by the longest prefix and forget what was used least recently, the end of a prompt before its start.
-The index does the same with hashes of blocks: per engine the blocks in order of use, bounded by what its cache holds,
-and over all engines who holds a block, as a bit set. As an engine that holds a block holds all before it, those sets
-only shrink along a chain, and where they do is found by bisection: a lookup is a few dozen dictionary reads however
-long the prompt and however many the engines.
+The index does the same with hashes of blocks: per engine the blocks in order of use (`shelf.py`), bounded by what its
+cache holds, and over all engines who holds a block, as a bit set. As an engine that holds a block holds all before it,
+those sets only shrink along a chain, and where they do is found by bisection: a lookup is a few dozen dictionary reads
+however long the prompt and however many the engines.
 
 It is an estimate. A prompt is written down when it is sent, so that a burst of one prefix goes to one place; what comes
 of it confirms that or takes it back. An engine that starts anew has nothing.
@@ -13,13 +13,14 @@ SGLang's RadixAttention is the model of longest-prefix reuse with an LRU over le
 of hashes, as nothing but the depth is asked for.
 """
 
+import math
 from bisect import bisect_left
-from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from router.call import Blocks
 from router.fleet.backend import Backend
 from router.routing.prefix.given import Given
+from router.routing.prefix.shelf import Shelf
 
 MAX_NAMED_SETS = 256
 
@@ -32,9 +33,9 @@ class Expectation:
 
     __slots__ = ("_blocks", "_index", "_shared", "_shelf")
 
-    def __init__(self, index: "PrefixIndex", shelf: "_Shelf", blocks: Blocks) -> None:
+    def __init__(self, index: "PrefixIndex", shelf: Shelf, blocks: Blocks) -> None:
         self._index = index
-        self._shelf: _Shelf | None = shelf
+        self._shelf: Shelf | None = shelf
         self._blocks = blocks
         self._shared: int | None = None
 
@@ -56,7 +57,7 @@ class Expectation:
         if shelf is not None:
             self._index.take_back(shelf, self._blocks.hashes, self)
 
-    def _over(self) -> "_Shelf | None":
+    def _over(self) -> Shelf | None:
         """The shelf, the first time, if it is still one."""
         shelf, self._shelf = self._shelf, None
         if shelf is None or not shelf.live:
@@ -66,37 +67,10 @@ class Expectation:
         return shelf
 
 
-class _Shelf:
-    """What one engine holds: its bit in the sets of holders, its blocks from the least to the most recently used.
-
-    A block has the expectation that brought it, until it is confirmed. `after_tokens` are those of answers. `sharing`
-    has how many prompts are under way that go on from a block that was there.
-    """
-
-    __slots__ = ("after_tokens", "bit", "cache_tokens", "engine", "live", "order", "sharing")
-
-    def __init__(self, engine: Backend, bit: int) -> None:
-        self.engine = engine
-        self.bit = bit
-        self.cache_tokens = 0
-        self.live = True
-        self.order: OrderedDict[int, Expectation | None] = OrderedDict()
-        self.after_tokens = 0.0
-        self.sharing: dict[int, int] = {}
-
-    def shares_no_more(self, block: int) -> None:
-        """One of the prompts that go on from a block is not under way any more."""
-        left = self.sharing[block] - 1
-        if left:
-            self.sharing[block] = left
-        else:
-            del self.sharing[block]
-
-
 class PrefixIndex:
     """Prefixes by engine. `default_tokens` is the size of a cache that is not known, `max_blocks` bounds all memory.
 
-    A block that one engine holds takes about 230 bytes, one more holder of it about 120. `_after` has the tokens that
+    A block that one engine holds takes about 150 bytes, one more holder of it about 70. `_after` has the tokens that
     follow a block and are of no block themselves, for the last ones of prompts that were answered.
     """
 
@@ -104,7 +78,7 @@ class PrefixIndex:
         self._default_tokens = default_tokens
         self._max_blocks = max_blocks
         self._holders: dict[int, int] = {}
-        self._shelves: dict[Backend, _Shelf] = {}
+        self._shelves: dict[Backend, Shelf] = {}
         self._engines: dict[int, Backend] = {}
         self._names: dict[int, Mapping[Backend, None]] = {}
         self._after: dict[int, dict[Backend, float]] = {}
@@ -127,7 +101,7 @@ class PrefixIndex:
         shelf = self._shelves.get(engine)
         if shelf is None or not shelf.sharing:
             return 0
-        depth = bisect_left(blocks.hashes, True, key=lambda block: block not in shelf.order)
+        depth = bisect_left(blocks.hashes, True, key=lambda block: block not in shelf)
         return shelf.sharing.get(blocks.hashes[depth - 1], 0) if depth else 0
 
     def expect(self, engine: Backend, blocks: Blocks) -> Expectation:
@@ -148,49 +122,37 @@ class PrefixIndex:
             shelf.live = False
             del self._engines[shelf.bit]
             self._names.clear()
-            for block in shelf.order:
-                self._unhold(block, shelf)
+            for end in shelf.ends():
+                self._forget_answer(shelf, end)
+            self._unhold(shelf, shelf.blocks())
             self.version += 1
 
     def blocks_of(self, engine: Backend) -> int:
         """How many blocks an engine is thought to hold."""
         shelf = self._shelves.get(engine)
-        return len(shelf.order) if shelf else 0
+        return len(shelf) if shelf else 0
 
     def __repr__(self) -> str:
         return f"<PrefixIndex {len(self._holders)} blocks on {len(self._shelves)} engines>"
 
     # What expectations do
 
-    def put(self, shelf: _Shelf, blocks: Blocks, owner: Expectation | None, tokens_after: float = 0) -> int:
-        """Write down that an engine uses blocks now: the first of a prompt last, as the last are forgotten first.
-
-        Returns how many of them are new to it.
-        """
-        order, holders, bit = shelf.order, self._holders, shelf.bit
-        before = len(order)
-        for block in reversed(blocks.hashes):
-            if block not in order:
-                order[block] = owner
-                holders[block] = holders.get(block, 0) | bit
-            else:
-                order.move_to_end(block)
-                if owner is None:
-                    order[block] = None
-        new = len(order) - before
+    def put(self, shelf: Shelf, blocks: Blocks, owner: Expectation | None, tokens_after: float = 0) -> int:
+        """Write down that an engine uses a prompt now. Returns how many of its blocks are new to it."""
+        new = shelf.use(blocks.hashes, owner)
+        if new:
+            self._hold(shelf, new)
         if tokens_after and blocks.hashes:
             after = self._after.setdefault(blocks.hashes[-1], {})
             shelf.after_tokens += tokens_after - after.get(shelf.engine, 0)
             after[shelf.engine] = tokens_after
         self._bound(shelf, blocks.tokens_each)
         self.version += 1
-        return new
+        return len(new)
 
-    def take_back(self, shelf: _Shelf, hashes: Sequence[int], owner: Expectation) -> None:
+    def take_back(self, shelf: Shelf, prompt: Sequence[int], owner: Expectation) -> None:
         """Forget those blocks that `owner` alone has spoken of."""
-        for block in hashes:
-            if shelf.order.get(block) is owner:
-                self._forget(shelf, block)
+        self._unhold(shelf, shelf.take_back(prompt, owner))
         self.version += 1
 
     # How it is done
@@ -221,37 +183,56 @@ class PrefixIndex:
             named = self._names[bits] = dict.fromkeys(map(self._engines.__getitem__, _bits_of(bits)))
         return named
 
-    def _shelf(self, engine: Backend) -> _Shelf:
+    def _shelf(self, engine: Backend) -> Shelf:
         shelf = self._shelves.get(engine)
         if shelf is None:
             bit = 1
             while bit in self._engines:
                 bit <<= 1
-            shelf = self._shelves[engine] = _Shelf(engine, bit)
+            shelf = self._shelves[engine] = Shelf(engine, bit)
             self._engines[bit] = engine
         return shelf
 
-    def _bound(self, shelf: _Shelf, tokens_each: float) -> None:
+    def _bound(self, shelf: Shelf, tokens_each: float) -> None:
         """Forget what the engine must have forgotten, or what is over this one's share of all memory."""
-        most, order = self._max_blocks // len(self._shelves), shelf.order
-        while len(order) > most or (order and len(order) * tokens_each + shelf.after_tokens > shelf.cache_tokens):
-            self._forget(shelf, next(iter(order)))
+        while (surplus := self._surplus(shelf, tokens_each)) > 0:
+            oldest = shelf.oldest()
+            answered = self._forget_answer(shelf, oldest[-1])
+            self._unhold(shelf, shelf.forget(1 if answered else min(surplus, len(oldest))))
 
-    def _forget(self, shelf: _Shelf, block: int) -> None:
-        del shelf.order[block]
-        self._unhold(block, shelf)
+    def _surplus(self, shelf: Shelf, tokens_each: float) -> int:
+        """How many blocks are too many."""
+        count = len(shelf)
+        surplus_tokens = count * tokens_each + shelf.after_tokens - shelf.cache_tokens
+        surplus = count - self._max_blocks // len(self._shelves)
+        return min(count, max(surplus, math.ceil(surplus_tokens / tokens_each)))
 
-    def _unhold(self, block: int, shelf: _Shelf) -> None:
-        left = self._holders[block] & ~shelf.bit
-        if left:
-            self._holders[block] = left
-        else:
-            del self._holders[block]
-        after = self._after.get(block)
-        if after is not None:
-            shelf.after_tokens -= after.pop(shelf.engine, 0)
-            if not after:
-                del self._after[block]
+    def _hold(self, shelf: Shelf, blocks: Sequence[int]) -> None:
+        holders, bit = self._holders, shelf.bit
+        if holders.keys().isdisjoint(blocks):
+            holders.update(dict.fromkeys(blocks, bit))
+            return
+        for block in blocks:
+            holders[block] = holders.get(block, 0) | bit
+
+    def _unhold(self, shelf: Shelf, blocks: Iterable[int]) -> None:
+        holders, others = self._holders, ~shelf.bit
+        for block in blocks:
+            left = holders[block] & others
+            if left:
+                holders[block] = left
+            else:
+                del holders[block]
+
+    def _forget_answer(self, shelf: Shelf, end: int) -> bool:
+        """The answer that follows a prompt is forgotten before the prompt. Whether there was one."""
+        after = self._after.get(end)
+        if after is None or shelf.engine not in after:
+            return False
+        shelf.after_tokens -= after.pop(shelf.engine)
+        if not after:
+            del self._after[end]
+        return True
 
 
 def _bits_of(bits: int) -> Iterator[int]:
