@@ -8,7 +8,7 @@ import random
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 
@@ -51,7 +51,7 @@ from router.fleet.standing import State
 from router.gateway import Gateway
 from router.json_bounds import JsonBounds
 from router.retries import Notice, Retries
-from router.routing.choose import Chooser, Match, same_group
+from router.routing.choose import Chooser, Partners, in_group
 from router.settings import BackendSettings, Listen, Ops, Settings, engine_key, operators_token
 from router.supervision import Tasks
 from router.telemetry.audit import Audit
@@ -128,10 +128,10 @@ def build(settings: Settings, log_lines: Lines | None = None) -> App:
     exchange = Exchange(
         connections, releases, settings.timeouts, max_answer_bytes=settings.edge.max_answer_bytes, clock=clock
     )
-    may_pair = _may_pair(pairs, clock)
+    partners = partners_of(pairs, clock)
     rehearsal = Rehearsal(exchange, settings.pairs.warm_up_timeout_s, clock)
-    warm_ups = WarmUps(fleet, pairs, rehearsal, may_pair, clock, metrics)
-    chooser = Chooser(settings.routing, permits.has_room, rng, may_pair, lambda: pairs.cold)
+    warm_ups = WarmUps(fleet, pairs, rehearsal, lambda p, d: bool(partners(d, (p,))), clock, metrics)
+    chooser = Chooser(settings.routing, permits.with_room, rng, partners, lambda: pairs.cold)
     gateway = Gateway(
         fleet=fleet,
         chooser=chooser,
@@ -178,11 +178,16 @@ def build(settings: Settings, log_lines: Lines | None = None) -> App:
     )
 
 
-def _may_pair(pairs: Pairs, clock: Clock) -> Match:
-    def may_pair(prefill: Backend, decode: Backend) -> bool:
-        return same_group(prefill, decode) and pairs.usable(prefill.id, decode.id, clock())
+def partners_of(pairs: Pairs, clock: Clock) -> Partners:
+    """Which prefill engines may hand over to a decode engine: those of its group that are not left alone with it."""
 
-    return may_pair
+    def partners(decode: Backend, prefill: Sequence[Backend]) -> list[Backend]:
+        same = in_group(decode, prefill)
+        if not pairs.any_left_alone:
+            return same
+        return [engine for engine in same if pairs.usable(engine.id, decode.id, clock())]
+
+    return partners
 
 
 def _retries(

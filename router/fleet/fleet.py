@@ -48,20 +48,15 @@ class Fleet:
         """What can serve `model` now, without the engines to `avoid`."""
         serving = [b for b in self.backends if model in b.models]
         usable = [b for b in serving if b.standing.usable and b not in avoid]
-        return Snapshot(
-            model=model,
-            known=bool(serving),
-            prefill_known=any(b.role is Role.PREFILL for b in serving),
-            prefill=[b for b in usable if b.role is Role.PREFILL],
-            decode=[b for b in usable if b.role is Role.DECODE],
-            aggregated=[b for b in usable if b.role is Role.AGGREGATED],
-            inflight=self.inflight,
-        )
+        prefill, decode, aggregated = ([b for b in usable if b.role is role] for role in Role)
+        prefill_known = bool(prefill) or any(b.role is Role.PREFILL for b in serving)
+        return Snapshot(model, bool(serving), prefill_known, prefill, decode, aggregated, self.inflight)
 
     @property
     def inflight(self) -> int:
         """Requests in flight over the fleet; one that is in both its legs counts once, for the engine that answers."""
-        return sum(b.load.requests for b in self.backends if b.role is not Role.PREFILL)
+        prefill = Role.PREFILL  # looked up once: that costs more than a look at an engine
+        return sum([b.load.requests for b in self.backends if b.role is not prefill])
 
     def models(self) -> list[ModelCard]:
         """Every model that a request could be sent to, with the smallest context length among its engines.

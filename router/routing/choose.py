@@ -22,8 +22,8 @@ from router.settings import Mode, Role, Routing
 from router.telemetry.events import RouteKind
 from router.usage import Usage
 
-Room = Callable[[Backend, int], bool]
-Match = Callable[[Backend, Backend], bool]
+Room = Callable[[Sequence[Backend], int], list[Backend]]
+Partners = Callable[[Backend, Sequence[Backend]], list[Backend]]
 Cold = Callable[[], Collection[tuple[str, str]]]
 
 
@@ -31,25 +31,26 @@ MISSED = (Reason.PREFILL_UNAVAILABLE, Reason.PREFILL_SATURATED)
 """The prompt should be computed by a prefill engine, and cannot be now."""
 
 
-def same_group(prefill: Backend, decode: Backend) -> bool:
+def in_group(decode: Backend, prefill: Sequence[Backend]) -> list[Backend]:
     """Engines hand over inside a group only; it is learnt from version and model, see `fleet.identity`."""
-    return prefill.group == decode.group
+    group = decode.group
+    return [engine for engine in prefill if engine.group == group]
 
 
 class Chooser:
     """Applies each pool's policy, and the rule in between.
 
-    `has_room` tells whether an engine may get one more request with so many prompt tokens, `pair_up` whether a prefill
-    and a decode engine may hand over to each other, `cold` which of those, by id, have yet to meet: others are
+    `with_room` tells which engines of a pool may get one more request with so many prompt tokens, `partners` which of
+    some prefill engines may hand over to a decode engine, `cold` which of those, by id, have yet to meet: others are
     preferred. `prefixes` knows what engines hold; made here when a policy needs it, else None.
     """
 
     def __init__(
         self,
         rules: Routing,
-        has_room: Room,
+        with_room: Room,
         rng: random.Random,
-        pair_up: Match = same_group,
+        partners: Partners = in_group,
         cold: Cold = frozenset,
         prefixes: Prefixes | None = None,
     ) -> None:
@@ -58,9 +59,9 @@ class Chooser:
         self.modes = Modes.configured(rules)
         """May be changed at any time."""
         self._rule: Rule = decide
-        self._has_room = has_room
+        self._with_room = with_room
         self._rng = rng
-        self._pair_up = pair_up
+        self._partners = partners
         self._cold = cold
         self.prefixes = prefixes or prefixes_for(rules)
         self._prefill_policy = policy(rules.prefill_policy, rules, rng, self.prefixes)
@@ -130,7 +131,7 @@ class Chooser:
 
     def _judge(self, call: Call, home: Backend | None, snapshot: Snapshot) -> tuple[bool, Reason, list[Backend]]:
         """What the rule says if `home` answers, and the prefill engines with room that could hand over to it."""
-        partners = [p for p in snapshot.prefill if home is not None and self._pair_up(p, home)]
+        partners = self._partners(home, snapshot.prefill) if home is not None else []
         roomy = self._roomy(partners, call)
         pools = Pools(bool(partners), bool(roomy), home is not None, snapshot.inflight)
         return *self._rule(call, self._facts(call, home), pools, self.rules_of(call)), roomy
@@ -140,7 +141,7 @@ class Chooser:
         cold = self._cold()
         if not cold:
             return decode
-        met = [d for d in decode if any(self._pair_up(p, d) and (p.id, d.id) not in cold for p in snapshot.prefill)]
+        met = [d for d in decode if any((p.id, d.id) not in cold for p in self._partners(d, snapshot.prefill))]
         return met or decode
 
     def _warm(self, prefill: Sequence[Backend], home: Backend) -> Sequence[Backend]:
@@ -158,7 +159,7 @@ class Chooser:
 
     def _with_roomy_partner(self, decode: Sequence[Backend], snapshot: Snapshot, call: Call) -> list[Backend]:
         prefill = self._roomy(snapshot.prefill, call)
-        return [d for d in decode if any(self._pair_up(p, d) for p in prefill)]
+        return [d for d in decode if self._partners(d, prefill)]
 
     def _aggregated_holder(self, call: Call, snapshot: Snapshot) -> Backend | None:
         """The aggregated engine on which a prompt that is new to decode is no news, if there is one."""
@@ -205,7 +206,7 @@ class Chooser:
         return stands_in and snapshot.prefill_known and self._rules.on_prefill_unavailable == "local_if_small"
 
     def _roomy(self, backends: Sequence[Backend], call: Call) -> list[Backend]:
-        return [backend for backend in backends if self._has_room(backend, call.prompt_tokens)]
+        return self._with_room(backends, call.prompt_tokens)
 
 
 def _short_of_prefill(reason: Reason) -> Shortage:

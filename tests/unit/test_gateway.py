@@ -124,7 +124,7 @@ class Site:
         self.gateway = Gateway(
             fleet=fleet,
             retries=a_retries(fleet),
-            chooser=Chooser(rules, self.permits.has_room, random.Random(0)),
+            chooser=Chooser(rules, self.permits.with_room, random.Random(0)),
             permits=self.permits,
             line=self.line,
             queue_timeout_s=10,

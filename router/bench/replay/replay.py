@@ -94,7 +94,7 @@ class Replay:
         }
         self.permits = Permits(Admission(prefill_permits=0, decode_permits=0))
         rules = rules_of(shape, policy)
-        self.chooser = Chooser(rules, self.permits.has_room, random.Random(seed))
+        self.chooser = Chooser(rules, self.permits.with_room, random.Random(seed))
         self._fleet = Fleet([*self.prefill, *self.decode])
 
     def run(self, requests: Sequence[Request], progress: Progress = no_progress) -> Record:

@@ -61,8 +61,8 @@ class PrefixAware:
 
     def weigh(self, candidates: Sequence[Backend], call: Call) -> Weights[float]:
         """Costs in tokens, infinite for those that hold too little while others are preferred."""
-        held = self._prefixes.held(call)
-        holds = [held.get(engine, 0) for engine in candidates]
+        held = self._prefixes.held(call).get
+        holds = [held(engine, 0) for engine in candidates]
         pending_by = pending_tokens(candidates)
         given_by = self._prefixes.index.given.lately(candidates, GIVEN_WORTH)
         loads = zip(pending_by, given_by, holds, strict=True)

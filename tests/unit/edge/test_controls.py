@@ -28,7 +28,7 @@ def decode() -> Backend:
 
 @pytest.fixture
 def chooser() -> Chooser:
-    return Chooser(Routing(), lambda _, __: True, random.Random(0))
+    return Chooser(Routing(), lambda pool, _: list(pool), random.Random(0))
 
 
 def app(decode: Backend, chooser: Chooser, operators: Operators) -> FastAPI:

@@ -33,7 +33,7 @@ class Site:
         self.permits = Permits(admission, self.line)
         self.pairs = Pairs(PairRules(failures=1, quarantine_s=60))
         self.chooser = Chooser(
-            Routing(**{"min_novel_tokens": 0, "min_concurrency": 0} | rules), self.permits.has_room, random.Random(1)
+            Routing(**{"min_novel_tokens": 0, "min_concurrency": 0} | rules), self.permits.with_room, random.Random(1)
         )
         self.explainer = Explainer(self.fleet, self.chooser, self.permits, self.line, self.pairs, lambda: 10.0)
         for engine in self.engines:

@@ -1,4 +1,5 @@
 import random
+from collections.abc import Sequence
 from typing import Any, get_args
 
 import pytest
@@ -17,6 +18,10 @@ from tests.support.builders import MODEL, a_backend, a_call
 LONG = 600
 
 
+def all_roomy(pool: Sequence[Backend], _: int) -> list[Backend]:
+    return list(pool)
+
+
 def choose(
     *backends: Backend,
     call: Call | None = None,
@@ -27,7 +32,9 @@ def choose(
     """Where a long prompt goes; everything pays unless `rules` say otherwise."""
     routing = Routing(**{"min_novel_tokens": 0, "min_concurrency": 0} | rules)
     ids = {(prefill.id, decode.id) for prefill, decode in cold}
-    chooser = Chooser(routing, lambda backend, _: backend not in full, random.Random(1), cold=lambda: ids)
+    chooser = Chooser(
+        routing, lambda pool, _: [engine for engine in pool if engine not in full], random.Random(1), cold=lambda: ids
+    )
     return chooser.choose(call or a_call(prompt_tokens=LONG), Fleet(backends).snapshot(MODEL))
 
 
@@ -92,7 +99,7 @@ def test_or_within_its_budget_and_else_makes_it_wait() -> None:
 
 
 def test_room_is_asked_for_by_the_length_of_the_prompt() -> None:
-    chooser = Chooser(Routing(), lambda _, tokens: tokens == LONG, random.Random(1))
+    chooser = Chooser(Routing(), lambda pool, tokens: list(pool) if tokens == LONG else [], random.Random(1))
     assert isinstance(chooser.choose(a_call(prompt_tokens=LONG), Fleet([D1]).snapshot(MODEL)), Route)
     assert isinstance(chooser.choose(a_call(prompt_tokens=LONG - 1), Fleet([D1]).snapshot(MODEL)), Shortage)
 
@@ -122,15 +129,16 @@ def test_the_budget_is_only_for_standing_in() -> None:
 
 
 def test_after_a_failed_hand_over_there_is_none() -> None:
-    chooser = Chooser(Routing(), lambda _, __: True, random.Random(1))
+    chooser = Chooser(Routing(), all_roomy, random.Random(1))
     chosen = chooser.choose(a_call(prompt_tokens=LONG), Fleet([P1, D1]).snapshot(MODEL), local=True)
     assert chosen == Route(RouteKind.LOCAL, D1, None, Reason.HANDOVER_FAILED)
 
 
 def test_engines_that_cannot_talk_are_not_paired() -> None:
-    chooser = Chooser(
-        Routing(mode="disaggregated"), lambda _, __: True, random.Random(1), lambda p, d: (p, d) == (P2, D1)
-    )
+    def partners(decode: Backend, prefill: Sequence[Backend]) -> list[Backend]:
+        return [engine for engine in prefill if (engine, decode) == (P2, D1)]
+
+    chooser = Chooser(Routing(mode="disaggregated"), all_roomy, random.Random(1), partners)
     chosen = chooser.choose(a_call(prompt_tokens=LONG), Fleet([P1, P2, D1, D2]).snapshot(MODEL))
     assert chosen == Route(RouteKind.DISAGGREGATED, D1, P2, Reason.NOVEL_PROMPT)
 
@@ -239,7 +247,7 @@ AWARE = {"prefill_policy": "prefix_aware", "decode_policy": "prefix_aware"}
 
 def an_aware_chooser(**rules: Any) -> Chooser:
     routing = Routing(**{"min_concurrency": 0} | AWARE | rules)
-    return Chooser(routing, lambda _, __: True, random.Random(1))
+    return Chooser(routing, all_roomy, random.Random(1))
 
 
 def sent_to(chooser: Chooser, call: Call, *engines: Backend) -> None:
@@ -293,7 +301,7 @@ def test_decode_stands_in_for_what_it_does_not_hold_only() -> None:
 
 
 def test_nothing_is_hashed_where_no_policy_asks() -> None:
-    chooser = Chooser(Routing(**LOADED), lambda _, __: True, random.Random(1))
+    chooser = Chooser(Routing(**LOADED), all_roomy, random.Random(1))
     call = a_call(prompt_tokens=LONG)
     chooser.choose(call, Fleet([P1, D1]).snapshot(MODEL))
     assert (chooser.prefixes, call.blocks) == (None, None)
@@ -307,7 +315,7 @@ POLICIES = get_args(PolicyName)
 
 
 def a_chooser(**rules: Any) -> Chooser:
-    return Chooser(Routing(**{"min_novel_tokens": 0, "min_concurrency": 0} | rules), lambda *_: True, random.Random(1))
+    return Chooser(Routing(**{"min_novel_tokens": 0, "min_concurrency": 0} | rules), all_roomy, random.Random(1))
 
 
 def asked(number: int) -> Call:
@@ -359,7 +367,7 @@ def test_what_it_would_be_in_another_mode_can_be_asked() -> None:
 
 
 def test_a_shortage_is_explained_too() -> None:
-    chooser = Chooser(Routing(), lambda *_: False, random.Random(1))
+    chooser = Chooser(Routing(), lambda *_: [], random.Random(1))
     explained = chooser.explain(a_call(), Fleet(ENGINES).snapshot(MODEL))
     assert isinstance(explained.outcome, Shortage)
     assert explained.picks == []
