@@ -27,7 +27,7 @@ done; \
 "$$found" -c 'import ensurepip, venv' 2>/dev/null || { echo "$$found has no venv module; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
 endef
 
-.PHONY: help run run-vllm test test-faults test-observability soak test-vllm mutants check bench bench-faults lock clean
+.PHONY: help run run-vllm test test-faults test-observability soak test-vllm mutants check bench bench-faults bench-chats lock clean
 
 help: ## this list
 	@echo "make TARGET [PORT=8000] [OPS_PORT=8001] [ARGS=...] [PYTHON=...] [VENV=.venv]"
@@ -72,6 +72,9 @@ bench: $(VENV)/.runtime ## the gateway beside nginx, vllm-router and smg, about 
 
 bench-faults: $(VENV)/.runtime ## what each fault costs the clients of the gateway, vllm-router and smg, about 15 minutes
 	@$(python) -m bench.faults --json build/faults.json $(ARGS)
+
+bench-chats: $(VENV)/.runtime ## what chats reuse and wait for behind the gateway, vllm-router and smg, about 11 minutes
+	@$(python) -m bench.chats --rounds 3 --json build/chats.json $(ARGS)
 
 lock: build/uv/bin/uv ## resolve pyproject.toml anew into requirements.lock and requirements-dev.lock
 	@$(lock) --output-file requirements.lock

@@ -41,22 +41,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     raise_file_limit()
     folder = Path(tempfile.mkdtemp(prefix="pd-router-chats-"))
     place = Place(folder, args.base_port, ENGINES_PER_ROLE)
-    everyone, load = _everyone(place, args.peers), Load(chats=args.chats)
+    routed, load = everyone(place, args.peers), Load(chats=args.chats)
     stand = Stand(place, args.router_core, args.engine_core)
     results: list[Result] = []
     try:
-        results.extend(_trials(stand, everyone, load, args.rounds))
+        results.extend(_trials(stand, routed, load, args.rounds))
     except (NotReady, OSError, httpx.HTTPError) as error:
         print(f"{error}\nlogs: {folder}", file=sys.stderr)
         return 1
     else:
         shutil.rmtree(folder)
     finally:  # what was done before a failure is told too
-        _write(args.json, results, load, [f"{system()}", *command_lines(everyone, folder)])
+        _write(args.json, results, load, [system(), *command_lines(routed, folder)])
     return 0
 
 
-def _everyone(place: Place, peers: Sequence[str]) -> list[Router]:
+def everyone(place: Place, peers: Sequence[str]) -> list[Router]:
     """The gateway with its rule and handing over every prompt, as the peers do, and the peers."""
     ours = [
         routers.gateway(place, GATEWAY, routing={}),
@@ -66,10 +66,10 @@ def _everyone(place: Place, peers: Sequence[str]) -> list[Router]:
     return [*ours, *(Router(f"{one.name} {POLICY}", one.command, one.hands_over, one.cwd) for one in theirs)]
 
 
-def _trials(stand: Stand, everyone: Sequence[Router], load: Load, rounds: int) -> Iterator[Result]:
+def _trials(stand: Stand, routed: Sequence[Router], load: Load, rounds: int) -> Iterator[Result]:
     """Every router in turn, so that drift of the machine hits them alike."""
-    total = rounds * len(everyone)
-    for done, (number, router) in enumerate(itertools.product(range(rounds), everyone), 1):
+    total = rounds * len(routed)
+    for done, (number, router) in enumerate(itertools.product(range(rounds), routed), 1):
         result = asyncio.run(trial(stand, router, load, number))
         told = f"reuse {result.reuse:.3f}, TTFT p90 {result.ttft_p90_s * 1000:.0f} ms, {result.seconds:.0f} s"
         print(f"[{done}/{total}] {router.name:28} {told}", file=sys.stderr, flush=True)
