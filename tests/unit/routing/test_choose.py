@@ -385,11 +385,18 @@ def test_two_modes_share_the_requests_by_their_ids() -> None:
     assert ways == {"disaggregated": {RouteKind.DISAGGREGATED}, "local": {RouteKind.LOCAL}}
 
 
-def test_a_session_is_bound_in_both_pools_apart() -> None:
+@pytest.mark.parametrize("gone", ["prefill", "decode"])
+def test_a_session_is_bound_in_both_pools_apart(gone: str) -> None:
     chooser = a_chooser(prefill_policy="session", decode_policy="session")
-    first = chooser.choose(a_call(prompt_tokens=LONG, user="ann"), Fleet(ENGINES).snapshot(MODEL))
+    engines = [a_backend(role, port) for port, role in enumerate(3 * ("prefill", "decode"))]
+    ann = a_call(prompt_tokens=LONG, user="ann")
+    first = chooser.choose(ann, Fleet(engines).snapshot(MODEL))
     assert isinstance(first, Route)
-    without_decode = [engine for engine in ENGINES if engine is not first.decode]
-    second = chooser.choose(a_call(prompt_tokens=LONG, user="ann"), Fleet(without_decode).snapshot(MODEL))
+    assert first.prefill is not None
+    for engine in (first.prefill, first.decode):
+        engine.load.requests = engine.load.tokens = 1  # others would be picked else
+    lost, kept = (first.prefill, first.decode) if gone == "prefill" else (first.decode, first.prefill)
+    second = chooser.choose(ann, Fleet([engine for engine in engines if engine is not lost]).snapshot(MODEL))
     assert isinstance(second, Route)
-    assert (second.prefill, second.decode is first.decode) == (first.prefill, False)
+    assert kept in (second.prefill, second.decode)
+    assert lost not in (second.prefill, second.decode)
