@@ -121,7 +121,7 @@ class Ops(Section):
     port: Port = Field(8001, description="Port of the operations listener; 0 takes a free one.")
     token_env: str | None = Field(
         None,
-        description="Environment variable with the token that changes need; without it they are for loopback only.",
+        description="Variable with the token that changes and explanations need; without one, loopback only.",
     )
 
 
