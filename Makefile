@@ -30,7 +30,7 @@ done; \
 endef
 
 .PHONY: help run run-vllm test test-faults test-observability test-console screenshots test-image soak test-vllm mutants \
-	check bench bench-faults image lock clean
+	check bench bench-faults bench-chats image lock clean
 
 help: ## this list
 	@echo "make TARGET [PORT=8000] [OPS_PORT=8001] [ARGS=...] [PYTHON=...] [VENV=.venv]"
@@ -87,6 +87,9 @@ image: ## images of the gateway and of a simulated engine, without Docker; needs
 
 test-image: $(VENV)/.dev ## build the images, and put a request through them as non-root on a read-only root; needs root
 	@PREFIX=$(PREFIX) $(python) -m pytest tests/image -s $(ARGS)
+
+bench-chats: $(VENV)/.runtime ## what chats reuse and wait for behind the gateway, vllm-router and smg, about 11 minutes
+	@$(python) -m bench.chats --rounds 3 --json build/chats.json $(ARGS)
 
 lock: build/uv/bin/uv ## resolve pyproject.toml anew into requirements.lock and requirements-dev.lock
 	@$(lock) --output-file requirements.lock

@@ -6,15 +6,20 @@ import random
 import sys
 import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from time import monotonic
 from timeit import repeat
 
+from router.admission.permits import Permits
+from router.app import partners_of
 from router.call import Api, Blocks, Call, Trace, understand
 from router.fleet.backend import Backend
 from router.fleet.fleet import Fleet
+from router.fleet.pairs import Pairs
 from router.routing.choose import Chooser
 from router.routing.prefix.index import PrefixIndex
 from router.routing.prefix.prefixes import Prefixes
-from router.settings import BackendSettings, Probes, Role, Routing
+from router.settings import Admission, BackendSettings, PairRules, Probes, Role, Routing
 
 MODEL = "m"
 LONG_TOKENS = 100_000
@@ -83,13 +88,20 @@ def _of_decisions() -> Iterator[tuple[str, str]]:
         for prefill, decode in ((ENGINES // 2, ENGINES // 2), (ENGINES, ENGINES)):
             name = f"one decision, {title}, {prefill} prefill + {decode} decode engines"
             yield name, microseconds(_decision(prefill, decode, tokens), 10)
+    for prefill, decode in ((ENGINES // 2, ENGINES // 2), (ENGINES, ENGINES)):
+        fleet = Fleet(_engines(prefill, decode))
+        look = partial(fleet.snapshot, MODEL)
+        yield f"who is usable, of {prefill} prefill + {decode} decode engines", microseconds(look, 10)
 
 
 def _decision(prefill: int, decode: int, tokens: int) -> Callable[[], object]:
-    """A choice as the gateway makes it, over engines with some load that all hold a common beginning."""
+    """A choice as the gateway makes it, with its permits and pairs, over engines with some load that all hold a common
+    beginning.
+    """
     engines, rng = _engines(prefill, decode), random.Random(1)
     rules = Routing(prefill_policy="prefix_aware", decode_policy="prefix_aware")
-    chooser = Chooser(rules, lambda _, __: True, rng)
+    pairs, permits = Pairs(PairRules()), Permits(Admission())
+    chooser = Chooser(rules, permits.with_room, rng, partners_of(pairs, monotonic), lambda: pairs.cold)
     prefixes = chooser.prefixes
     assert prefixes is not None
     call, other = _call(tokens), _call(tokens, seed=1)

@@ -27,6 +27,7 @@ from router.edge.client import Limits
 from router.edge.console import console
 from router.edge.controls import controls
 from router.edge.data import DataApp
+from router.edge.explain import Explain
 from router.edge.guarded import Guards
 from router.edge.operations import operations_app
 from router.edge.operators import Operators
@@ -43,6 +44,7 @@ from router.exchange.rehearsal import Rehearsal
 from router.exchange.release import Releases
 from router.exchange.transport import EngineTransport
 from router.exchange.warm_up import WarmUps
+from router.explain.explainer import Explainer
 from router.fleet.backend import Backend
 from router.fleet.discovery.sources import Sources
 from router.fleet.fleet import Fleet
@@ -54,7 +56,7 @@ from router.fleet.standing import State
 from router.gateway import Gateway
 from router.json_bounds import JsonBounds
 from router.retries import Notice, Retries
-from router.routing.choose import Chooser, Match, same_group
+from router.routing.choose import Chooser, Partners, in_group
 from router.scaling.autoscaler import Autoscaler, Capacity
 from router.scaling.pace import Pace
 from router.settings import BackendSettings, Listen, Ops, Settings, clients_key, engine_key, operators_token
@@ -134,10 +136,10 @@ def build(settings: Settings, log_lines: Lines | None = None) -> App:
     prober = Prober(fleet, client, settings.probes, clock=clock, notice=notice, rng=rng)
     membership = Membership(fleet, prober, pairs, lambda engine: _backend(settings, engine), call_who_waits)
     exchange = _exchange(settings, connections, releases)
-    may_pair = _may_pair(pairs, clock)
+    partners = partners_of(pairs, clock)
     rehearsal = Rehearsal(exchange, settings.pairs.warm_up_timeout_s, clock)
-    warm_ups = WarmUps(fleet, pairs, rehearsal, may_pair, clock, metrics)
-    chooser = Chooser(settings.routing, permits.has_room, rng, may_pair, lambda: pairs.cold)
+    warm_ups = WarmUps(fleet, pairs, rehearsal, lambda p, d: bool(partners(d, (p,))), clock, metrics)
+    chooser = Chooser(settings.routing, permits.with_room, rng, partners, lambda: pairs.cold)
     traces, tracing = _traces(settings)
     pace, recent = Pace(), Recent(clock)
     autoscaler = _autoscaler(settings, fleet, line, pace, registry)
@@ -157,7 +159,10 @@ def build(settings: Settings, log_lines: Lines | None = None) -> App:
     )
     readiness, operators = Readiness(fleet), _operators(settings.ops)
     edge_metrics, ids = EdgeMetrics(registry), RequestIds()
+    limits = _limits(settings, edge_metrics)
     changes = controls(membership, fleet, chooser, operators, clock)
+    explainer = Explainer(fleet, chooser, permits, line, pairs, clock)
+    changes.routes.append(Explain(gateway, explainer, operators, limits, ids).route)
     operations = operations_app(fleet, pairs, readiness, registry, changes, clock)
     view = Console(fleet, pairs, permits, line, recent, autoscaler, lambda: chooser.mode, clock)
     for routes in (scaling(autoscaler), console(view, readiness, operators)):
@@ -178,7 +183,7 @@ def build(settings: Settings, log_lines: Lines | None = None) -> App:
         scraper=Scraper(fleet, client, settings.scrapes, clock),
         membership=membership,
         autoscaler=autoscaler,
-        data=DataApp(gateway, fleet, _limits(settings, edge_metrics), ids),
+        data=DataApp(gateway, fleet, limits, ids),
         operations=operations,
         registry=registry,
         data_guards=data_guards,
@@ -199,11 +204,16 @@ def _traces(settings: Settings) -> tuple[Traces, Sequence[Observer]]:
     return traces, (traces,)
 
 
-def _may_pair(pairs: Pairs, clock: Clock) -> Match:
-    def may_pair(prefill: Backend, decode: Backend) -> bool:
-        return same_group(prefill, decode) and pairs.usable(prefill.id, decode.id, clock())
+def partners_of(pairs: Pairs, clock: Clock) -> Partners:
+    """Which prefill engines may hand over to a decode engine: those of its group that are not left alone with it."""
 
-    return may_pair
+    def partners(decode: Backend, prefill: Sequence[Backend]) -> list[Backend]:
+        same = in_group(decode, prefill)
+        if not pairs.any_left_alone:
+            return same
+        return [engine for engine in same if pairs.usable(engine.id, decode.id, clock())]
+
+    return partners
 
 
 def _exchange(settings: Settings, connections: Connections, releases: Releases) -> Exchange:

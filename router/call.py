@@ -139,11 +139,14 @@ def parse(
     return understand(api, loads(raw, bounds), trace, strip_engine_fields=strip_engine_fields)
 
 
-def understand(api: Api, fields: object, trace: Trace, *, strip_engine_fields: bool = False) -> Call:
+def understand(
+    api: Api, fields: object, trace: Trace, *, strip_engine_fields: bool = False, session: str | None = None
+) -> Call:
     """Make a call of `api` of a parsed body.
 
-    Engine-internal fields are refused, or removed when `strip_engine_fields` is set. Raises `InvalidRequest` naming
-    the field and what is allowed.
+    Engine-internal fields are refused, or removed when `strip_engine_fields` is set. `session` is what the head of the
+    request calls its conversation, which goes before what the body does. Raises `InvalidRequest` naming the field and
+    what is allowed.
     """
     if not isinstance(fields, dict):
         raise InvalidRequest("the body must be a JSON object")
@@ -163,7 +166,7 @@ def understand(api: Api, fields: object, trace: Trace, *, strip_engine_fields: b
         fields=fields,
         wire=_asking_for_usage(fields) | {name: orjson.Fragment(content) for name, content in long.items()},
         prompt_bytes=_prompt_bytes(api, fields, long),
-        session=_session(fields),
+        session=_session(session, fields),
     )
 
 
@@ -238,11 +241,11 @@ def _is_token_ids(prompt: bytes) -> bool:
     return prompt != b"[]" and prompt.translate(None, b"0123456789,") == b"[]"
 
 
-def _session(fields: Mapping[str, Any]) -> str | None:
-    """What the body calls its conversation, from the most to the least specific of the usual fields."""
+def _session(of_head: str | None, fields: Mapping[str, Any]) -> str | None:
+    """What a client calls its conversation, from the most to the least specific of the usual ways to say it."""
     metadata = fields.get("metadata")
     named = metadata.get("session_id") if isinstance(metadata, dict) else None
-    hints = (named, fields.get("prompt_cache_key"), fields.get("user"))
+    hints = (of_head, named, fields.get("prompt_cache_key"), fields.get("user"))
     return next((hint for hint in hints if isinstance(hint, str) and 0 < len(hint) <= MAX_SESSION_CHARS), None)
 
 

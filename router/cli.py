@@ -18,6 +18,7 @@ from pydantic import BaseModel
 
 from router import __version__
 from router.bench import main as bench
+from router.explain import ask as explain
 from router.settings import BackendSettings, Listen, Log, Ops, Role, Settings, SettingsError, effective, load
 from router.sim import main as sim
 from router.sim.latency import PROFILES
@@ -39,6 +40,7 @@ commands at a glance:
   pd-router serve --prefill URL --decode URL      in front of your engines
   pd-router check --config pd-router.yaml         are these settings valid, and what do they come to?
   pd-router doctor --config pd-router.yaml        can every pair of engines hand over? if not, what to do
+  pd-router explain body.json                     which way would this request take now, and why?
   pd-router sim --role decode --port 8201         one simulated engine
   pd-router bench load http://127.0.0.1:8000      load a running gateway, check every answer
   pd-router bench replay --trace FILE             what the routing would make of these requests
@@ -75,6 +77,16 @@ examples:
 Every prefill engine hands a prompt of a few tokens to every decode engine that it may pair with, also while they serve.
 The decode engine's counters tell whether it pulled the prompt or computed it. The status is 1 when something is to be
 done: an engine that cannot be used, one without a partner, or a pair that does not hand over.
+"""
+
+EXPLAIN_EPILOG = """\
+examples:
+  pd-router explain body.json
+  pd-router explain body.json --ops http://127.0.0.1:8001 --mode local --json
+  echo '{"model": "m", "prompt": "Once"}' | pd-router explain -
+
+Asks a gateway that serves where it would send the request at this moment. Nothing is sent to an engine, nothing is
+counted, and the next request goes where it would have gone without this one.
 """
 
 RUN_EPILOG = """\
@@ -136,6 +148,9 @@ def parser() -> argparse.ArgumentParser:
     _add_run(_add_command(commands, "run", _run, "run the gateway and a simulated fleet, to try it", RUN_EPILOG))
     _add_check(_add_command(commands, "check", _check, "validate settings, print what they come to", CHECK_EPILOG))
     _add_doctor(_add_command(commands, "doctor", _doctor, "try every pair of engines of a live fleet", DOCTOR_EPILOG))
+    explain.add_arguments(
+        _add_command(commands, "explain", explain.run, "explain where a request goes", EXPLAIN_EPILOG)
+    )
     bench.add_arguments(_add_command(commands, "bench", bench.run, "load a gateway, or replay a trace", BENCH_EPILOG))
     sim.add_arguments(_add_command(commands, "sim", sim.run, "run one simulated engine", SIM_EPILOG))
     return root

@@ -10,7 +10,7 @@ from router.admission.grant import Grant
 from router.admission.line import Line
 from router.admission.permits import Permits
 from router.call import DEFAULT_BOUNDS, Api, Call, Trace, understand
-from router.errors import EngineFault, Outcome, RequestError, Unavailable, UnknownModel
+from router.errors import EngineFault, Outcome, RequestError, Unavailable
 from router.exchange.exchange import Exchange, Legs
 from router.exchange.relay import Client, relay
 from router.fleet.backend import Backend
@@ -29,9 +29,10 @@ LONG_BODY_BYTES = 256 << 10
 
 
 class Connected(Client, Protocol):
-    """A client with a request to read."""
+    """A client with a request to read. `session` is what it calls its conversation in the head, a hint."""
 
     trace: Trace
+    session: str | None
 
     async def body(self) -> bytes:
         """The request's body, within limits."""
@@ -63,7 +64,7 @@ class Gateway:
         trace = self.traces.begin(client.trace, api.value, received_at)
         journey = Journey(trace.request_id, api.label, received_at, self.clock, self.observers, trace)
         try:
-            call = await self._receive(api, client, trace)
+            call = await self.receive(api, client, trace)
             with client.present(stream=call.stream):
                 tries = self.retries.begin(call.model, journey.received_at)
                 while not await self._served(call, client, tries, journey):
@@ -100,13 +101,16 @@ class Gateway:
             return False
         return True
 
-    async def _receive(self, api: Api, client: Connected, trace: Trace) -> Call:
-        """The request, read in two steps of the loop when it is long: each may take tens of milliseconds."""
+    async def receive(self, api: Api, client: Connected, trace: Trace) -> Call:
+        """The request, read in two steps of the loop when it is long: each may take tens of milliseconds.
+
+        Raises `RequestError` when it is none that could be served.
+        """
         raw = await client.body()
         fields = loads(raw, self.json_bounds)
         if len(raw) > LONG_BODY_BYTES:
             await asyncio.sleep(0)
-        call = understand(api, fields, trace, strip_engine_fields=self.strip_engine_fields)
+        call = understand(api, fields, trace, strip_engine_fields=self.strip_engine_fields, session=client.session)
         self.chooser.measure(call)
         return call
 
@@ -139,10 +143,8 @@ class Gateway:
     def _choose(self, call: Call, tries: Tries, journey: Journey, *, avoid: frozenset[Backend]) -> Route | Shortage:
         """The route of a call, or the pool that has no room for it now. Raises what the client is told else."""
         journey.stream, journey.prompt_tokens = call.stream, call.prompt_tokens
-        snapshot = self.fleet.snapshot(call.model, avoid)
-        if not snapshot.known:
-            raise UnknownModel(f"the model {call.model!r} does not exist here; see /v1/models", param="model")
-        journey.model = call.model
+        snapshot = self.fleet.snapshot(call.model, avoid).of_known_model()
+        journey.model, journey.arm = call.model, self.chooser.modes.arm(call.trace.request_id)
         route = self.chooser.choose(call, snapshot, local=tries.local)
         if isinstance(route, Shortage):
             journey.reason = route.reason

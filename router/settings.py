@@ -155,7 +155,7 @@ class Ops(Section):
     port: Port = Field(8001, description="Port of the operations listener; 0 takes a free one.")
     token_env: Variable | None = Field(
         None,
-        description="Environment variable with the token that changes need; without it they are for loopback only.",
+        description="Variable with the token that changes and explanations need; without one, loopback only.",
     )
 
 
@@ -270,6 +270,12 @@ class Routing(Section):
 
     mode: Mode = Field(
         "auto", description="`auto` applies the rule; `local` and `disaggregated` force one way where it is possible."
+    )
+    mode_share: float = Field(
+        1.0, ge=0, le=1, description="Share of requests, drawn by their ids, that have `mode`; 1: there is one mode."
+    )
+    mode_otherwise: Mode = Field(
+        "local", description="Mode of the other requests: what to compare with, as if there were no hand-overs."
     )
     prefill_policy: PolicyName = Field(
         "prefix_aware", description="What an engine holds of a prompt against what it has to do; see routing.md."

@@ -1,7 +1,7 @@
-"""How is each router started as its users would? Loopback, one core, round robin, else defaults.
+"""How is each router started as its users would? Loopback, one core, round robin unless asked otherwise, else defaults.
 
 The gateway runs with metrics, probes, leases and its access log (into a file) on. Its limits of requests per engine are
-off, as the peers have none, and every request is handed over, as the peers do.
+off, as the peers have none, and unless asked otherwise every request is handed over, as the peers do.
 """
 
 import json
@@ -13,6 +13,7 @@ from pathlib import Path
 import yaml
 
 GATEWAY = "pd-router"
+HAND_OVER_ALL: Mapping[str, object] = {"mode": "disaggregated", "min_novel_tokens": 0, "min_concurrency": 0}
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -51,16 +52,20 @@ def url(port: int) -> str:
 
 
 def gateway(
-    place: Place, name: str = GATEWAY, checkout: Path = ROOT, edge: Mapping[str, object] | None = None
+    place: Place,
+    name: str = GATEWAY,
+    checkout: Path = ROOT,
+    edge: Mapping[str, object] | None = None,
+    routing: Mapping[str, object] = HAND_OVER_ALL,
 ) -> Router:
-    """This gateway, or the one of another checkout; `edge` are settings of that section."""
-    config = place.folder / "pd-router.yaml"
+    """This gateway, or the one of another checkout; `edge` and `routing` are settings of those sections."""
+    config = place.folder / f"{name.replace(' ', '-')}.yaml"
     engines = {"prefill": place.prefill_ports, "decode": place.decode_ports}
     settings = {
         "listen": {"host": "127.0.0.1", "port": place.port},
         "ops": {"port": place.port + 1},
         "backends": [{"url": url(port), "role": role} for role, ports in engines.items() for port in ports],
-        "routing": {"mode": "disaggregated", "min_novel_tokens": 0, "min_concurrency": 0},
+        "routing": dict(routing),
         "admission": {"prefill_permits": 0, "decode_permits": 0},
         "drain": {"drain_accept_s": 0, "drain_timeout_s": 1},
         "log": {"format": "json"},
@@ -70,20 +75,20 @@ def gateway(
     return Router(name, (sys.executable, "-m", "router", "serve", "--config", str(config)), cwd=checkout)
 
 
-def peers(place: Place, programs: Mapping[str, Path]) -> list[Router]:
-    """The peers whose programs are given."""
+def peers(place: Place, programs: Mapping[str, Path], policy: str = "round_robin") -> list[Router]:
+    """The peers whose programs are given, with a policy of theirs; nginx has none."""
     make = {"nginx": _nginx, "vllm-router": _vllm_router, "smg": _smg}
-    return [make[name](place, str(program)) for name, program in programs.items()]
+    return [make[name](place, str(program), policy) for name, program in programs.items()]
 
 
-def _vllm_router(place: Place, program: str) -> Router:
+def _vllm_router(place: Place, program: str, policy: str) -> Router:
     engines = [word for port in place.prefill_ports for word in ("--prefill", url(port))]
     engines += [word for port in place.decode_ports for word in ("--decode", url(port))]
     mode = ("--vllm-pd-disaggregation", "--kv-connector", "nixl", *engines)
-    return Router("vllm-router", (program, *_rust_flags(place), *mode, "--log-level", "error"))
+    return Router("vllm-router", (program, *_rust_flags(place, policy), *mode, "--log-level", "error"))
 
 
-def _smg(place: Place, program: str) -> Router:
+def _smg(place: Place, program: str, policy: str) -> Router:
     """smg hands over only to workers of a manifest that names their connector."""
     manifest = place.folder / "smg.json"
     workers = [
@@ -94,14 +99,14 @@ def _smg(place: Place, program: str) -> Router:
     manifest.write_text(json.dumps({"version": 1, "workers": workers}))
     discovery = ("--enable-igw", "--discovery-provider", "file", "--discovery-file", str(manifest))
     mode = ("--backend", "vllm", "--pd-disaggregation", *discovery, "--log-level", "warn")
-    return Router("smg", (program, "launch", *_rust_flags(place), *mode))
+    return Router("smg", (program, "launch", *_rust_flags(place, policy), *mode))
 
 
-def _rust_flags(place: Place) -> tuple[str, ...]:
+def _rust_flags(place: Place, policy: str) -> tuple[str, ...]:
     """What vllm-router and smg, of one family, have in common."""
     listen = ("--host", "127.0.0.1", "--port", str(place.port))
     metrics = ("--prometheus-host", "127.0.0.1", "--prometheus-port", str(place.port + 1))
-    return (*listen, "--policy", "round_robin", "--worker-startup-check-interval", "1", *metrics)
+    return (*listen, "--policy", policy, "--worker-startup-check-interval", "1", *metrics)
 
 
 NGINX = """\
@@ -124,7 +129,7 @@ http {{
 """
 
 
-def _nginx(place: Place, program: str) -> Router:
+def _nginx(place: Place, program: str, _policy: str) -> Router:
     """A plain proxy to the decode engines, with half the upstream requests: what relaying costs at least."""
     config = place.folder / "nginx.conf"
     servers = " ".join(f"server 127.0.0.1:{port};" for port in place.decode_ports)

@@ -19,7 +19,8 @@ from bench.compare.report import system
 from bench.compare.routers import Place, Router
 from bench.faults.report import command_lines, table
 from bench.faults.scenarios import SCENARIOS, Scenario
-from bench.faults.trial import NotReady, Result, Stand, trial
+from bench.faults.stand import NotReady, Stand
+from bench.faults.trial import Result, trial
 
 ENGINES_PER_ROLE = 3
 

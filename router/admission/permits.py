@@ -64,15 +64,21 @@ class Permits:
 
     def has_room(self, backend: Backend, prompt_tokens: int) -> bool:
         """Whether one more request, with a prompt so long, may go there."""
-        if self._full and backend in self._full:
-            return False
-        limit = self._limits[backend.role]
-        return limit == 0 or self._taken.get(backend, 0) + self._weight(backend, prompt_tokens, limit) <= limit
+        return bool(self.with_room((backend,), prompt_tokens))
+
+    def with_room(self, pool: Sequence[Backend], prompt_tokens: int) -> list[Backend]:
+        """The engines of a pool that may get one more request, with a prompt so long: all asked about at once."""
+        limit = self._limits[pool[0].role] if pool else 0
+        free = list(pool)
+        if limit:
+            taken, most = self._taken.get, limit - self._weight(pool[0].role, prompt_tokens)
+            free = [backend for backend in pool if taken(backend, 0) <= most]
+        return [backend for backend in free if backend not in self._full] if self._full else free
 
     def take(self, backend: Backend, prompt_tokens: int) -> Permit:
         """A permit for an engine that has room."""
         assert self.has_room(backend, prompt_tokens), f"no permit left for {backend!r}"
-        weight = self._weight(backend, prompt_tokens, self._limits[backend.role])
+        weight = self._weight(backend.role, prompt_tokens)
         self._taken[backend] = self._taken.get(backend, 0) + weight
         self._requests[backend] = self._requests.get(backend, 0) + 1
         return Permit(self, backend, weight)
@@ -103,11 +109,15 @@ class Permits:
         if self._line is not None:
             self._line.call_first(backend.models, Role.PREFILL)
 
-    def _weight(self, backend: Backend, prompt_tokens: int, limit: int) -> int:
-        if backend.role is not Role.PREFILL or prompt_tokens <= self._tokens_per_permit:
+    def _weight(self, role: Role, prompt_tokens: int) -> int:
+        if role is not Role.PREFILL or prompt_tokens <= self._tokens_per_permit:
             return 1
-        weight = -(-prompt_tokens // self._tokens_per_permit)
+        limit, weight = self._limits[role], -(-prompt_tokens // self._tokens_per_permit)
         return min(weight, limit) if limit else weight
+
+    def limit(self, backend: Backend) -> int:
+        """Permits that there are for one engine; 0: there is no limit."""
+        return self._limits[backend.role]
 
     def taken(self, backend: Backend) -> int:
         """Permits out for one engine."""

@@ -20,6 +20,9 @@ Scope = Mapping[str, Any]
 Receive = Callable[[], Awaitable[Mapping[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
+SESSION = b"x-session-id"
+"""What the client calls its conversation: a hint for routing, which no engine gets to see."""
+
 TRACEPARENT = re.compile(rb"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
@@ -54,6 +57,8 @@ class AsgiClient:
         self._direct: DirectWriter | None = scope.get("extensions", {}).get(EXTENSION)
         traceparent = self._headers.get(b"traceparent", b"")
         self.trace = Trace(request_id, traceparent.decode() if TRACEPARENT.fullmatch(traceparent) else None)
+        session = self._headers.get(SESSION)
+        self.session = session.decode("latin-1") if session else None
 
     async def body(self) -> bytes:
         """The whole body, which counts as held until the client is watched or told of a failure.

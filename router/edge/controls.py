@@ -3,23 +3,26 @@
 from typing import Any, Literal
 
 from fastapi import APIRouter, Depends, Request
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from router.edge.operators import Operators
 from router.errors import InvalidRequest
 from router.fleet.fleet import Fleet
 from router.fleet.membership import Membership
 from router.routing.choose import Chooser
+from router.routing.modes import Modes
 from router.settings import BackendSettings, Mode
 from router.telemetry.events import Clock
 
 
 class RoutingNow(BaseModel):
-    """What of the routing can be changed."""
+    """What of the routing can be changed: the mode, or for all but a `share` of requests `otherwise`."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", from_attributes=True)
 
     mode: Mode
+    share: float = Field(1.0, ge=0, le=1)
+    otherwise: Mode = "local"
 
 
 def controls(membership: Membership, fleet: Fleet, chooser: Chooser, operators: Operators, clock: Clock) -> APIRouter:
@@ -31,13 +34,13 @@ def controls(membership: Membership, fleet: Fleet, chooser: Chooser, operators: 
 
     @router.get("/routing")
     async def routing() -> RoutingNow:
-        """The mode: auto, local or disaggregated."""
-        return RoutingNow(mode=chooser.mode)
+        """The modes: auto, local or disaggregated."""
+        return RoutingNow.model_validate(chooser.modes)
 
     @router.put("/routing", dependencies=[Depends(admitted)])
     async def set_routing(wanted: RoutingNow) -> RoutingNow:
-        """Change the mode, until the process ends."""
-        chooser.mode = wanted.mode
+        """Change the mode, of all or of a share of requests, until the process ends."""
+        chooser.modes = Modes(**wanted.model_dump())
         return await routing()
 
     @router.post("/fleet/backends", dependencies=[Depends(admitted)], status_code=201)

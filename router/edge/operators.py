@@ -1,4 +1,5 @@
-"""Who may change things on the operations listener? People and tools, but no page in somebody's browser.
+"""Who may change things on the operations listener, and ask about requests? People and tools, but no page in somebody's
+browser.
 
 With a token configured, whoever has it. Without one, whoever reaches the loopback address, by that name: a page that a
 browser has open elsewhere names another host (DNS rebinding) or another origin (a forged request).
@@ -28,18 +29,18 @@ class Operators:
         """What changes need: the token, to be asked for on loopback, or more than can be given."""
         if self.token is not None:
             return "token"
-        return "loopback" if _is_loopback(self.host) else "closed"
+        return "loopback" if is_loopback(self.host) else "closed"
 
     def admit(self, headers: Mapping[str, str]) -> None:
-        """Let a request change something; `headers` in lower case. Raises `NotAllowed`."""
+        """Let a request do so; `headers` in lower case. Raises `NotAllowed`."""
         origin, host = headers.get("origin"), headers.get("host", "")
         if origin is not None and urlsplit(origin).netloc != host:
-            raise NotAllowed("changes cannot be made from another site's page")
+            raise NotAllowed("this cannot be asked for by another site's page")
         if self.token is not None:
             given = headers.get("authorization", "").removeprefix("Bearer ")
             if not secrets.compare_digest(given.encode(), self.token.encode()):
-                raise NotAllowed("changes need the token, as authorization: Bearer TOKEN", status=401)
+                raise NotAllowed("this needs the token, as authorization: Bearer TOKEN", status=401)
         elif not is_loopback(self.host):
-            raise NotAllowed("set ops.token_env to make changes on a listener that is not on loopback")
+            raise NotAllowed("set ops.token_env to allow this on a listener that is not on loopback")
         elif urlsplit(f"//{host}").hostname not in LOCAL_NAMES:
-            raise NotAllowed("changes must be asked for under a loopback address")
+            raise NotAllowed("this must be asked for under a loopback address")

@@ -2,9 +2,9 @@
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
-from router.errors import NotFound
+from router.errors import NotFound, UnknownModel
 from router.fleet.backend import Backend, ModelCard
 from router.fleet.standing import State
 from router.settings import Role
@@ -12,19 +12,26 @@ from router.settings import Role
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The usable engines of one model, pool by pool, at one moment.
+    """The usable engines of one `model`, pool by pool, at one moment.
 
     Their loads are read live: choosing and granting happen without an await in between, so nothing moves meanwhile.
     `known` tells whether any engine serves the model, usable or not, `prefill_known` whether a prefill engine does;
     `inflight` counts the whole fleet's requests.
     """
 
+    model: str
     known: bool
     prefill_known: bool
     prefill: Sequence[Backend]
     decode: Sequence[Backend]
     aggregated: Sequence[Backend]
     inflight: int
+
+    def of_known_model(self) -> Self:
+        """Itself. Raises `UnknownModel` where no engine serves the model."""
+        if not self.known:
+            raise UnknownModel(f"the model {self.model!r} does not exist here; see /v1/models", param="model")
+        return self
 
 
 class Fleet:
@@ -41,19 +48,15 @@ class Fleet:
         """What can serve `model` now, without the engines to `avoid`."""
         serving = [b for b in self.backends if model in b.models]
         usable = [b for b in serving if b.standing.usable and b not in avoid]
-        return Snapshot(
-            known=bool(serving),
-            prefill_known=any(b.role is Role.PREFILL for b in serving),
-            prefill=[b for b in usable if b.role is Role.PREFILL],
-            decode=[b for b in usable if b.role is Role.DECODE],
-            aggregated=[b for b in usable if b.role is Role.AGGREGATED],
-            inflight=self.inflight,
-        )
+        prefill, decode, aggregated = ([b for b in usable if b.role is role] for role in Role)
+        prefill_known = bool(prefill) or any(b.role is Role.PREFILL for b in serving)
+        return Snapshot(model, bool(serving), prefill_known, prefill, decode, aggregated, self.inflight)
 
     @property
     def inflight(self) -> int:
         """Requests in flight over the fleet; one that is in both its legs counts once, for the engine that answers."""
-        return sum(b.load.requests for b in self.backends if b.role is not Role.PREFILL)
+        prefill = Role.PREFILL  # looked up once: that costs more than a look at an engine
+        return sum([b.load.requests for b in self.backends if b.role is not prefill])
 
     def models(self) -> list[ModelCard]:
         """Every model that a request could be sent to, with the smallest context length among its engines.

@@ -54,10 +54,13 @@ class Pairs:
         if self._failures:
             self._failures.pop((prefill, decode), None)
 
+    @property
+    def any_left_alone(self) -> bool:
+        """Whether there are pairs at all that may not be usable: seldom, and then no pair need be looked up."""
+        return bool(self._until)
+
     def usable(self, prefill: str, decode: str, now: float) -> bool:
         """Whether the two may be tried."""
-        if not self._until:
-            return True
         until = self._until.get((prefill, decode))
         if until is not None and now >= until:
             del self._until[prefill, decode]

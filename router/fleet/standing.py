@@ -39,6 +39,10 @@ class State(StrEnum):
     TRIAL = "trial"
 
 
+UP, TRIAL = State.UP, State.TRIAL
+"""Every request asks every engine: looking a member up takes longer than comparing with it."""
+
+
 class Standing:
     """State of one engine, since when (monotonic seconds) and why. Methods that take evidence tell of a change."""
 
@@ -67,7 +71,7 @@ class Standing:
     @property
     def usable(self) -> bool:
         """Whether a request may be sent to it. One that an operator has drained only finishes what it has."""
-        return not self.drained and (self.state is State.UP or (self.state is State.TRIAL and not self.on_trial))
+        return (self.state is UP or (self.state is TRIAL and not self.on_trial)) and not self.drained
 
     # Probes
 

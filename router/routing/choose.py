@@ -6,11 +6,15 @@ is computed there or by a prefill engine, which is chosen last.
 
 import random
 from collections.abc import Callable, Collection, Sequence
+from copy import copy
+from typing import get_args
 
 from router.call import Call
 from router.fleet.backend import Backend
 from router.fleet.fleet import Snapshot
 from router.routing.disaggregation import Home, Pools, Reason, decide, is_novel
+from router.routing.explanation import Explanation, Rule, Watch, unmoved
+from router.routing.modes import Modes
 from router.routing.policies import policy
 from router.routing.prefix.prefixes import Prefixes, prefixes_for
 from router.routing.route import Route, Shortage
@@ -18,8 +22,8 @@ from router.settings import Mode, Role, Routing
 from router.telemetry.events import RouteKind
 from router.usage import Usage
 
-Room = Callable[[Backend, int], bool]
-Match = Callable[[Backend, Backend], bool]
+Room = Callable[[Sequence[Backend], int], list[Backend]]
+Partners = Callable[[Backend, Sequence[Backend]], list[Backend]]
 Cold = Callable[[], Collection[tuple[str, str]]]
 
 
@@ -27,44 +31,41 @@ MISSED = (Reason.PREFILL_UNAVAILABLE, Reason.PREFILL_SATURATED)
 """The prompt should be computed by a prefill engine, and cannot be now."""
 
 
-def same_group(prefill: Backend, decode: Backend) -> bool:
+def in_group(decode: Backend, prefill: Sequence[Backend]) -> list[Backend]:
     """Engines hand over inside a group only; it is learnt from version and model, see `fleet.identity`."""
-    return prefill.group == decode.group
+    group = decode.group
+    return [engine for engine in prefill if engine.group == group]
 
 
 class Chooser:
     """Applies each pool's policy, and the rule in between.
 
-    `has_room` tells whether an engine may get one more request with so many prompt tokens, `pair_up` whether a prefill
-    and a decode engine may hand over to each other, `cold` which of those, by id, have yet to meet: others are
+    `with_room` tells which engines of a pool may get one more request with so many prompt tokens, `partners` which of
+    some prefill engines may hand over to a decode engine, `cold` which of those, by id, have yet to meet: others are
     preferred. `prefixes` knows what engines hold; made here when a policy needs it, else None.
     """
 
     def __init__(
         self,
         rules: Routing,
-        has_room: Room,
+        with_room: Room,
         rng: random.Random,
-        pair_up: Match = same_group,
+        partners: Partners = in_group,
         cold: Cold = frozenset,
         prefixes: Prefixes | None = None,
     ) -> None:
         self._rules = rules
-        self._has_room = has_room
-        self._pair_up = pair_up
+        self._rules_by_mode = {mode: rules.model_copy(update={"mode": mode}) for mode in get_args(Mode)}
+        self.modes = Modes.configured(rules)
+        """May be changed at any time."""
+        self._rule: Rule = decide
+        self._with_room = with_room
+        self._rng = rng
+        self._partners = partners
         self._cold = cold
         self.prefixes = prefixes or prefixes_for(rules)
         self._prefill_policy = policy(rules.prefill_policy, rules, rng, self.prefixes)
         self._decode_policy = policy(rules.decode_policy, rules, rng, self.prefixes)
-
-    @property
-    def mode(self) -> Mode:
-        """`routing.mode`, as it is now."""
-        return self._rules.mode
-
-    @mode.setter
-    def mode(self, mode: Mode) -> None:
-        self._rules = self._rules.model_copy(update={"mode": mode})
 
     def measure(self, call: Call) -> None:
         """Estimate how long a prompt is by what is known of its model."""
@@ -86,6 +87,31 @@ class Chooser:
 
         `local` forbids a hand-over: one has failed, and decode computing the prompt itself is always right.
         """
+        outcome = self._decide(call, snapshot, local=local)
+        if isinstance(outcome, Route):
+            self._decode_policy.took(call, outcome.decode)
+            if outcome.prefill is not None:
+                self._prefill_policy.took(call, outcome.prefill)
+        return outcome
+
+    def explain(self, call: Call, snapshot: Snapshot, mode: Mode | None = None) -> Explanation:
+        """What `choose` would say now, and by what; in some `mode`, else in the call's. Changes nothing."""
+        watch, aside = Watch(), copy(self)
+        vars(aside).update(
+            modes=Modes(mode) if mode else self.modes,
+            _rule=watch.rule(self._rule),
+            _prefill_policy=watch.policy(self._rules.prefill_policy, self._prefill_policy),
+            _decode_policy=watch.policy(self._rules.decode_policy, self._decode_policy),
+        )
+        with unmoved(self._rng):
+            outcome = aside.choose(call, snapshot)
+        return Explanation(outcome, aside.rules_of(call), watch.judgements, watch.picks)
+
+    def rules_of(self, call: Call) -> Routing:
+        """The settings by which a call is routed now, its mode among them."""
+        return self._rules_by_mode[self.modes.of(call.trace.request_id)]
+
+    def _decide(self, call: Call, snapshot: Snapshot, *, local: bool) -> Route | Shortage:
         decode = self._roomy(snapshot.decode, call)
         home = self._decode_policy.pick(self._acquainted(decode, snapshot), call) if decode else None
         if local:
@@ -105,17 +131,17 @@ class Chooser:
 
     def _judge(self, call: Call, home: Backend | None, snapshot: Snapshot) -> tuple[bool, Reason, list[Backend]]:
         """What the rule says if `home` answers, and the prefill engines with room that could hand over to it."""
-        partners = [p for p in snapshot.prefill if home is not None and self._pair_up(p, home)]
+        partners = self._partners(home, snapshot.prefill) if home is not None else []
         roomy = self._roomy(partners, call)
         pools = Pools(bool(partners), bool(roomy), home is not None, snapshot.inflight)
-        return *decide(call, self._facts(call, home), pools, self._rules), roomy
+        return *self._rule(call, self._facts(call, home), pools, self.rules_of(call)), roomy
 
     def _acquainted(self, decode: Sequence[Backend], snapshot: Snapshot) -> Sequence[Backend]:
         """Those that have met a prefill engine, if there are any."""
         cold = self._cold()
         if not cold:
             return decode
-        met = [d for d in decode if any(self._pair_up(p, d) and (p.id, d.id) not in cold for p in snapshot.prefill)]
+        met = [d for d in decode if any((p.id, d.id) not in cold for p in self._partners(d, snapshot.prefill))]
         return met or decode
 
     def _warm(self, prefill: Sequence[Backend], home: Backend) -> Sequence[Backend]:
@@ -133,11 +159,12 @@ class Chooser:
 
     def _with_roomy_partner(self, decode: Sequence[Backend], snapshot: Snapshot, call: Call) -> list[Backend]:
         prefill = self._roomy(snapshot.prefill, call)
-        return [d for d in decode if any(self._pair_up(p, d) for p in prefill)]
+        return [d for d in decode if self._partners(d, prefill)]
 
     def _aggregated_holder(self, call: Call, snapshot: Snapshot) -> Backend | None:
         """The aggregated engine on which a prompt that is new to decode is no news, if there is one."""
-        aggregated = self._roomy(snapshot.aggregated, call) if self.prefixes and self._rules.mode == "auto" else ()
+        automatic = self.prefixes is not None and self.rules_of(call).mode == "auto"
+        aggregated = self._roomy(snapshot.aggregated, call) if automatic else ()
         if not aggregated:
             return None
         best = self._decode_policy.pick(aggregated, call)
@@ -179,7 +206,7 @@ class Chooser:
         return stands_in and snapshot.prefill_known and self._rules.on_prefill_unavailable == "local_if_small"
 
     def _roomy(self, backends: Sequence[Backend], call: Call) -> list[Backend]:
-        return [backend for backend in backends if self._has_room(backend, call.prompt_tokens)]
+        return self._with_room(backends, call.prompt_tokens)
 
 
 def _short_of_prefill(reason: Reason) -> Shortage:

@@ -43,7 +43,10 @@ class Stage(Enum):
 
 @dataclass(slots=True)
 class Journey:
-    """One request's life. `model` is the label for metrics: a model of the fleet, or `other`."""
+    """One request's life. `model` is the label for metrics: a model of the fleet, or `other`.
+
+    `arm` is the mode that the request is routed in while two are compared, else empty.
+    """
 
     request_id: str
     api: str
@@ -57,6 +60,7 @@ class Journey:
     route: RouteKind = RouteKind.NONE
     reason: str = ""
     placing_at: float | None = None
+    arm: str = ""
     queue: str = ""
     queue_s: float = 0.0
     prefill: str | None = None

@@ -155,6 +155,7 @@ def _line(journey: Journey) -> dict[str, Any]:
         "status": journey.status,
         "route": journey.route,
         "reason": journey.reason or None,
+        "arm": journey.arm or None,
         "queue_s": _rounded(journey.queue_s) if journey.queue else None,
         "prefill": journey.prefill,
         "decode": journey.decode,

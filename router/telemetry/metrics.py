@@ -107,6 +107,15 @@ class RequestMetrics:
             by_route,
             INTER_TOKEN_BUCKETS_S,
         )
+        self._arm_ttft_s = histogram(
+            "arm_ttft_seconds", "As ttft_seconds, by mode, while two are compared.", ("arm",), TTFT_BUCKETS_S
+        )
+        self._arm_inter_token_s = histogram(
+            "arm_inter_token_seconds",
+            "As inter_token_seconds, by mode, while two are compared.",
+            ("arm",),
+            INTER_TOKEN_BUCKETS_S,
+        )
         self._prefill_s = histogram(
             "prefill_seconds", "Prefill leg of disaggregated requests.", ("model",), TTFT_BUCKETS_S
         )
@@ -131,7 +140,7 @@ class RequestMetrics:
             case Stage.FELL_BACK:
                 self._fallbacks.inc(Role.PREFILL.value, journey.fallback_reason or "")
             case Stage.PACED:
-                self._inter_token_s.observe_all((journey.model, journey.route.value), journey.event_gaps_s)
+                self._paced(journey)
             case Stage.SETTLED:
                 self._settled(journey)
 
@@ -161,10 +170,17 @@ class RequestMetrics:
             return
         if journey.ttft_s is not None:
             self._ttft_s.observe(labels, journey.ttft_s, journey.trace_id)
+            if journey.arm:
+                self._arm_ttft_s.observe((journey.arm,), journey.ttft_s)
         if journey.handoff_s is not None:
             self._handoff_s.observe((journey.model,), journey.handoff_s)
         if journey.event_gaps_s:
-            self._inter_token_s.observe_all(labels, journey.event_gaps_s)
+            self._paced(journey)
+
+    def _paced(self, journey: Journey) -> None:
+        self._inter_token_s.observe_all((journey.model, journey.route.value), journey.event_gaps_s)
+        if journey.arm:
+            self._arm_inter_token_s.observe_all((journey.arm,), journey.event_gaps_s)
 
     def _count_tokens(self, journey: Journey) -> None:
         self._tokens.inc(journey.model, "prompt", by=journey.told_prompt_tokens)

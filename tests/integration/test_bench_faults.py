@@ -20,7 +20,8 @@ from bench.faults.clients import Clients, Happening, a_body, after_events, withi
 from bench.faults.fates import Fate, fate
 from bench.faults.report import command_lines, table
 from bench.faults.scenarios import SCENARIOS
-from bench.faults.trial import Books, NotReady, Result, Stand, result, trial
+from bench.faults.stand import NotReady, Stand
+from bench.faults.trial import Books, Result, result, trial
 from router.bench.client import Reply
 from router.sim.text import reference_text
 from tests.support.scripted_engine import (

@@ -59,6 +59,7 @@ class FakeClient:
 
     def __init__(self, number: int, *, stream: bool, spliced: bool) -> None:
         self.trace = Trace(f"r-{number}")
+        self.session: str | None = None
         self.got = bytearray()
         self.finished = False
         self.errors: list[RequestError] = []
@@ -184,7 +185,7 @@ class Site:
         self.gateway = Gateway(
             fleet=self.fleet,
             retries=a_retries(self.fleet, clock),
-            chooser=Chooser(routing, self.permits.has_room, rng),
+            chooser=Chooser(routing, self.permits.with_room, rng),
             permits=self.permits,
             line=self.line,
             queue_timeout_s=10,

@@ -14,7 +14,7 @@ LAYERS = (
     {"demo", "doctor"},
     {"app"},
     {"edge"},
-    {"gateway"},
+    {"gateway", "explain"},
     {"retries", "telemetry", "console"},
     {"scaling"},
     {"admission", "routing", "exchange"},

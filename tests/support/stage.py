@@ -25,7 +25,7 @@ from router.fleet.fleet import Fleet, Snapshot
 from router.fleet.pairs import Pairs
 from router.fleet.standing import Standing
 from router.gateway import Gateway
-from router.routing.choose import Chooser, Match, Room
+from router.routing.choose import Chooser, Partners, Room
 from router.routing.route import Route, Shortage
 from router.settings import Admission, Ejection, HandoffSettings, PairRules, Probes, Role, Routing, Timeouts
 from router.telemetry.audit import Audit
@@ -44,6 +44,7 @@ class PlayedClient:
 
     def __init__(self, loop: SteppedLoop, number: int, *, stream: bool, spliced: bool, words: int) -> None:
         self.trace = Trace(f"r-{number}")
+        self.session: str | None = None
         self.loop: asyncio.AbstractEventLoop = loop
         self.leaving = False
         self.begun_at: float | None = None
@@ -151,8 +152,8 @@ class WatchedLine(Line):
 class WatchedChooser(Chooser):
     """Tells for whom there is a route now, by the names of their tasks."""
 
-    def __init__(self, rules: Routing, has_room: Room, pair_up: Match) -> None:
-        super().__init__(rules, has_room, random.Random(0), pair_up)
+    def __init__(self, rules: Routing, with_room: Room, partners: Partners) -> None:
+        super().__init__(rules, with_room, random.Random(0), partners)
         self._last: dict[str, Callable[[], Route | Shortage]] = {}
 
     def watched(self, fleet: "WatchedFleet") -> None:
@@ -263,8 +264,8 @@ class Stand:
         self.audit = Audit(self.fleet, self.permits, self.connections, self.releases, no_warm_ups, CollectorRegistry())
         self.chooser = WatchedChooser(
             Routing(min_novel_tokens=0, min_concurrency=0, local_prefill_budget_tokens=150),
-            self.permits.has_room,
-            lambda prefill, decode: self.pairs.usable(prefill.id, decode.id, clock()),
+            self.permits.with_room,
+            lambda decode, prefill: [p for p in prefill if self.pairs.usable(p.id, decode.id, clock())],
         )
         self.chooser.watched(self.fleet)
         retries = a_retries(self.fleet, clock, self.pairs, min_pause_s=0.01, max_pause_s=0.1, reserve=2)

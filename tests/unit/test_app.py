@@ -7,9 +7,11 @@ import httpx
 import pytest
 import uvloop
 
-from router.app import build, running
+from router.app import build, partners_of, running
 from router.edge.server import ListenError, listen, url_of
-from router.settings import Settings
+from router.fleet.pairs import Pairs
+from router.settings import PairRules, Settings
+from tests.support.builders import a_backend
 
 NOWHERE = "http://127.0.0.1:9"
 
@@ -119,3 +121,17 @@ async def test_an_address_that_is_taken_leaves_the_other_free() -> None:
         with pytest.raises(ListenError):
             async with running(settings(ops={"port": taken})):
                 pass
+
+
+def test_partners_are_of_one_group_and_not_left_alone() -> None:
+    now = 0.0
+    pairs = Pairs(PairRules(failures=1, quarantine_s=60))
+    partners = partners_of(pairs, lambda: now)
+    decode, near, also_near = a_backend("decode", 1), a_backend("prefill", 2), a_backend("prefill", 3)
+    far = a_backend("prefill", 4, group="another")
+    everyone = [near, also_near, far]
+    assert partners(decode, everyone) == [near, also_near]
+    pairs.failed(near.id, decode.id, now)
+    assert partners(decode, everyone) == [also_near]
+    now = 60.0
+    assert (partners(decode, everyone), pairs.any_left_alone) == ([near, also_near], False)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.call import ENGINE_FIELDS, Api, Call, Trace, parse
+from router.call import ENGINE_FIELDS, Api, Call, Trace, parse, understand
 from router.errors import InvalidRequest, TooLarge
 from router.json_bounds import JsonBounds
 from tests.support.builders import a_body, a_call, a_completion
@@ -361,6 +361,12 @@ def test_streams_are_asked_for_their_usage(fields: dict[str, Any], options: obje
 )
 def test_what_the_body_calls_its_conversation(fields: dict[str, Any], session: str | None) -> None:
     assert a_call(**fields).session == session
+
+
+@pytest.mark.parametrize(("of_head", "session"), [("h", "h"), (None, "s"), ("", "s"), ("x" * 257, "s")])
+def test_what_the_head_calls_it_goes_before_if_it_can_be_used(of_head: str | None, session: str) -> None:
+    fields = orjson.loads(a_body(metadata={"session_id": "s"}))
+    assert understand(Api.CHAT, fields, Trace("r-1"), session=of_head).session == session
 
 
 def test_the_bytes_of_one_text_are_counted_with_its_template() -> None:

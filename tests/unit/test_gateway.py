@@ -38,6 +38,7 @@ class FakeClient:
     direct: None = None
     told: list[bytes | RequestError] = field(default_factory=list)
     leaves: bool = False
+    session: str | None = None
 
     async def body(self) -> bytes:
         if isinstance(self.raw, RequestError):
@@ -123,7 +124,7 @@ class Site:
         self.gateway = Gateway(
             fleet=fleet,
             retries=a_retries(fleet),
-            chooser=Chooser(rules, self.permits.has_room, random.Random(0)),
+            chooser=Chooser(rules, self.permits.with_room, random.Random(0)),
             permits=self.permits,
             line=self.line,
             queue_timeout_s=10,

@@ -75,10 +75,13 @@ class Record:
 
 
 class Replay:
-    """One fleet whose pools both have one policy, and what comes its way."""
+    """One fleet whose pools both have one policy, and what comes its way; `call_of` is how routing sees a request."""
 
-    def __init__(self, shape: Shape, policy: PolicyName, seed: int = 1) -> None:
+    def __init__(
+        self, shape: Shape, policy: PolicyName, seed: int = 1, call_of: Callable[[Request], Call] = as_call
+    ) -> None:
         self.record = Record()
+        self._call_of = call_of
         self._timeline = Timeline()
         self.prefill = {
             _backend(Role.PREFILL, number, shape.prefill_cache_tokens): _prefill_engine(self._timeline, shape)
@@ -94,7 +97,7 @@ class Replay:
         }
         self.permits = Permits(Admission(prefill_permits=0, decode_permits=0))
         rules = rules_of(shape, policy)
-        self.chooser = Chooser(rules, self.permits.has_room, random.Random(seed))
+        self.chooser = Chooser(rules, self.permits.with_room, random.Random(seed))
         self._fleet = Fleet([*self.prefill, *self.decode])
 
     def run(self, requests: Sequence[Request], progress: Progress = no_progress) -> Record:
@@ -106,7 +109,7 @@ class Replay:
 
     def _arrive(self, request: Request, arrived: Callable[[], None]) -> None:
         arrived()
-        call = as_call(request)
+        call = self._call_of(request)
         _Journey(self, request, call, self._choose(call)).begin()
 
     def _choose(self, call: Call) -> Route:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from router.call import Call
 from router.fleet.backend import Backend
+from router.routing.policies.weights import Weights
 from router.settings import Role
 
 
@@ -17,6 +18,16 @@ def work(backend: Backend) -> tuple[float, float]:
     load, share = backend.load, backend.standing.share
     first, second = (load.tokens, load.requests) if backend.role is Role.PREFILL else (load.requests, load.tokens)
     return first / share, second / share
+
+
+def work_of(candidates: Sequence[Backend]) -> Weights[tuple[float, float]]:
+    """The work of several, and what it is made of."""
+    parts: dict[str, Sequence[object]] = {
+        "requests": [backend.load.requests for backend in candidates],
+        "tokens": [backend.load.tokens for backend in candidates],
+        "share": [backend.standing.share for backend in candidates],
+    }
+    return Weights([work(backend) for backend in candidates], parts)
 
 
 STREAM_TOKENS = 500
@@ -45,3 +56,10 @@ class LeastLoaded:
         """The candidate with the least work."""
         least = min(map(work, candidates))
         return self._rng.choice([backend for backend in candidates if work(backend) == least])
+
+    def took(self, call: Call, engine: Backend) -> None:
+        """Its load tells."""
+
+    def weigh(self, candidates: Sequence[Backend], call: Call) -> Weights[tuple[float, float]]:
+        """Their work."""
+        return work_of(candidates)

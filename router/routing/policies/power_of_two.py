@@ -9,7 +9,8 @@ from collections.abc import Sequence
 
 from router.call import Call
 from router.fleet.backend import Backend
-from router.routing.policies.least_loaded import work
+from router.routing.policies.least_loaded import work, work_of
+from router.routing.policies.weights import Weights
 
 
 class PowerOfTwo:
@@ -22,3 +23,10 @@ class PowerOfTwo:
         """The better of two draws; the only candidate where there is one."""
         drawn = self._rng.sample(candidates, k=min(2, len(candidates)))
         return min(drawn, key=work)
+
+    def took(self, call: Call, engine: Backend) -> None:
+        """Its load tells."""
+
+    def weigh(self, candidates: Sequence[Backend], call: Call) -> Weights[tuple[float, float]]:
+        """Their work; which two are compared is drawn."""
+        return work_of(candidates)

@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from router.call import Call
 from router.fleet.backend import Backend
 from router.routing.policies.least_loaded import pending_tokens
+from router.routing.policies.weights import Weights
 from router.routing.prefix.given import REMEMBERED
 from router.routing.prefix.prefixes import Prefixes
 from router.settings import Routing
@@ -48,18 +49,27 @@ class PrefixAware:
 
     def pick(self, candidates: Sequence[Backend], call: Call) -> Backend:
         """The cheapest of the candidates that hold most, or of all where those cost too much."""
-        held = self._prefixes.held(call)
-        holds = [held.get(engine, 0) for engine in candidates]
-        given_tokens = self._prefixes.index.given.lately(candidates, GIVEN_WORTH)
-        loads = zip(pending_tokens(candidates), given_tokens, holds, strict=True)
-        costs = [pending + given - hold for pending, given, hold in loads]
-        if not self._is_crowded(call, candidates, holds):
-            costs = self._preferred(holds, costs, call.prompt_tokens)
+        costs = self.weigh(candidates, call).costs
         least = min(costs)
         chosen = costs.index(least)
         if costs.count(least) > 1:
             chosen = self._rng.choice([i for i, cost in enumerate(costs) if cost == least])
         return candidates[chosen]
+
+    def took(self, call: Call, engine: Backend) -> None:
+        """The index tells."""
+
+    def weigh(self, candidates: Sequence[Backend], call: Call) -> Weights[float]:
+        """Costs in tokens, infinite for those that hold too little while others are preferred."""
+        held = self._prefixes.held(call).get
+        holds = [held(engine, 0) for engine in candidates]
+        pending_by = pending_tokens(candidates)
+        given_by = self._prefixes.index.given.lately(candidates, GIVEN_WORTH)
+        loads = zip(pending_by, given_by, holds, strict=True)
+        costs = [pending + given - hold for pending, given, hold in loads]
+        if not self._is_crowded(call, candidates, holds):
+            costs = self._preferred(holds, costs, call.prompt_tokens)
+        return Weights(costs, {"pending_tokens": pending_by, "given_tokens": given_by, "held_tokens": holds})
 
     def _is_crowded(self, call: Call, candidates: Sequence[Backend], holds: list[float]) -> bool:
         """Whether so much is under way from the same beginning that another engine had better have it, too."""

@@ -5,6 +5,7 @@ from weakref import WeakKeyDictionary
 
 from router.call import Call
 from router.fleet.backend import Backend
+from router.routing.policies.weights import Weights
 
 
 class RoundRobin:
@@ -16,7 +17,16 @@ class RoundRobin:
 
     def pick(self, candidates: Sequence[Backend], call: Call) -> Backend:
         """The candidate that was picked least recently."""
-        chosen = min(candidates, key=lambda backend: self._taken.get(backend, 0))
+        return min(candidates, key=self._last_turn)
+
+    def took(self, call: Call, engine: Backend) -> None:
+        """It has had its turn."""
         self._turn += 1
-        self._taken[chosen] = self._turn
-        return chosen
+        self._taken[engine] = self._turn
+
+    def weigh(self, candidates: Sequence[Backend], call: Call) -> Weights[float]:
+        """Their last turns; of those that had none, the first."""
+        return Weights([self._last_turn(engine) for engine in candidates], {})
+
+    def _last_turn(self, engine: Backend) -> int:
+        return self._taken.get(engine, 0)

@@ -191,3 +191,14 @@ def test_nothing_of_an_engine_is_kept_that_has_no_request() -> None:
     del gone
     gc.collect()
     assert kept() is None
+
+
+def test_a_pool_is_asked_about_at_once() -> None:
+    engines = [a_backend(Role.DECODE, port) for port in (1, 2, 3)]
+    permits = Permits(Admission(decode_permits=1))
+    held = permits.take(engines[1], 10)
+    assert permits.with_room(engines, 10) == [engines[0], engines[2]]
+    held.release()
+    assert permits.with_room(engines, 10) == engines
+    assert permits.with_room([], 10) == []
+    assert Permits(Admission(decode_permits=0)).with_room(engines, 10) == engines

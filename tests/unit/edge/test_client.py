@@ -125,6 +125,19 @@ def test_a_trace_context_travels_only_when_it_is_one(sent: bytes, kept: str | No
     assert (trace.traceparent, trace.request_id) == (kept, "id-1")
 
 
+@pytest.mark.parametrize(
+    ("headers", "session"),
+    [
+        ({}, None),
+        ({b"x-session-id": b""}, None),
+        ({b"x-session-id": b"chat 7"}, "chat 7"),
+        ({b"x-session-id": b"\xff"}, "ÿ"),
+    ],
+)
+def test_a_client_may_name_its_conversation(headers: dict[bytes, bytes], session: str | None) -> None:
+    assert Asgi(headers=headers).client().session == session
+
+
 async def test_a_complete_answer_says_its_length() -> None:
     asgi = Asgi()
     await asgi.client().answer(b"application/json", b"{}")

@@ -16,6 +16,7 @@ from router.fleet.membership import Membership
 from router.fleet.pairs import Pairs
 from router.fleet.probes import Prober
 from router.routing.choose import Chooser
+from router.routing.modes import Modes
 from router.settings import PairRules, Probes, Role, Routing
 from tests.support.builders import a_backend
 
@@ -27,7 +28,7 @@ def decode() -> Backend:
 
 @pytest.fixture
 def chooser() -> Chooser:
-    return Chooser(Routing(), lambda _, __: True, random.Random(0))
+    return Chooser(Routing(), lambda pool, _: list(pool), random.Random(0))
 
 
 def app(decode: Backend, chooser: Chooser, operators: Operators) -> FastAPI:
@@ -48,15 +49,35 @@ async def client(decode: Backend, chooser: Chooser) -> AsyncIterator[httpx.Async
 
 
 async def test_the_mode_can_be_changed(client: httpx.AsyncClient, chooser: Chooser) -> None:
-    assert (await client.get("/routing")).json() == {"mode": "auto"}
+    assert (await client.get("/routing")).json() == {"mode": "auto", "share": 1, "otherwise": "local"}
     answer = await client.put("/routing", json={"mode": "local"})
-    assert (answer.status_code, answer.json(), chooser.mode) == (200, {"mode": "local"}, "local")
+    now = {"mode": "local", "share": 1, "otherwise": "local"}
+    assert (answer.status_code, answer.json(), chooser.modes) == (200, now, Modes("local"))
 
 
-@pytest.mark.parametrize("body", [{"mode": "fast"}, {}, {"mode": "auto", "policy": "x"}, []])
+async def test_for_a_share_of_requests_too(client: httpx.AsyncClient, chooser: Chooser) -> None:
+    answer = await client.put("/routing", json={"mode": "auto", "share": 0.25, "otherwise": "disaggregated"})
+    assert (answer.status_code, chooser.modes) == (200, Modes("auto", 0.25, "disaggregated"))
+    assert (await client.get("/routing")).json() == answer.json()
+    await client.put("/routing", json={"mode": "local"})
+    assert chooser.modes == Modes("local"), "a share is not kept that is not asked for"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"mode": "fast"},
+        {},
+        {"mode": "auto", "policy": "x"},
+        [],
+        {"mode": "auto", "share": 1.5},
+        {"mode": "auto", "share": -0.5},
+        {"mode": "auto", "share": 0.5, "otherwise": "fast"},
+    ],
+)
 async def test_what_is_no_mode_is_refused_by_name(client: httpx.AsyncClient, chooser: Chooser, body: object) -> None:
     answer = await client.put("/routing", json=body)
-    assert (answer.status_code, chooser.mode) == (400, "auto")
+    assert (answer.status_code, chooser.modes) == (400, Modes("auto"))
     assert answer.json()["error"].keys() == {"message", "type", "param", "code"}
 
 
@@ -107,4 +128,4 @@ async def test_who_may_not_changes_nothing(decode: Backend, chooser: Chooser) ->
         assert (await client.put("/routing", json={"mode": "local"})).status_code == 401
         assert (await client.post(f"/fleet/backends/{decode.id}/drain")).status_code == 401
         assert (await client.get("/routing")).status_code == 200
-    assert (chooser.mode, decode.standing.usable) == ("auto", True)
+    assert (chooser.modes, decode.standing.usable) == (Modes("auto"), True)

@@ -1,5 +1,6 @@
 import random
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, get_args
 
 import pytest
 
@@ -8,12 +9,17 @@ from router.fleet.backend import Backend
 from router.fleet.fleet import Fleet
 from router.routing.choose import Chooser
 from router.routing.disaggregation import Reason
+from router.routing.modes import Modes
 from router.routing.route import Route, Shortage
-from router.settings import Role, Routing
+from router.settings import PolicyName, Role, Routing
 from router.telemetry.events import RouteKind
 from tests.support.builders import MODEL, a_backend, a_call
 
 LONG = 600
+
+
+def all_roomy(pool: Sequence[Backend], _: int) -> list[Backend]:
+    return list(pool)
 
 
 def choose(
@@ -26,7 +32,9 @@ def choose(
     """Where a long prompt goes; everything pays unless `rules` say otherwise."""
     routing = Routing(**{"min_novel_tokens": 0, "min_concurrency": 0} | rules)
     ids = {(prefill.id, decode.id) for prefill, decode in cold}
-    chooser = Chooser(routing, lambda backend, _: backend not in full, random.Random(1), cold=lambda: ids)
+    chooser = Chooser(
+        routing, lambda pool, _: [engine for engine in pool if engine not in full], random.Random(1), cold=lambda: ids
+    )
     return chooser.choose(call or a_call(prompt_tokens=LONG), Fleet(backends).snapshot(MODEL))
 
 
@@ -91,7 +99,7 @@ def test_or_within_its_budget_and_else_makes_it_wait() -> None:
 
 
 def test_room_is_asked_for_by_the_length_of_the_prompt() -> None:
-    chooser = Chooser(Routing(), lambda _, tokens: tokens == LONG, random.Random(1))
+    chooser = Chooser(Routing(), lambda pool, tokens: list(pool) if tokens == LONG else [], random.Random(1))
     assert isinstance(chooser.choose(a_call(prompt_tokens=LONG), Fleet([D1]).snapshot(MODEL)), Route)
     assert isinstance(chooser.choose(a_call(prompt_tokens=LONG - 1), Fleet([D1]).snapshot(MODEL)), Shortage)
 
@@ -121,15 +129,16 @@ def test_the_budget_is_only_for_standing_in() -> None:
 
 
 def test_after_a_failed_hand_over_there_is_none() -> None:
-    chooser = Chooser(Routing(), lambda _, __: True, random.Random(1))
+    chooser = Chooser(Routing(), all_roomy, random.Random(1))
     chosen = chooser.choose(a_call(prompt_tokens=LONG), Fleet([P1, D1]).snapshot(MODEL), local=True)
     assert chosen == Route(RouteKind.LOCAL, D1, None, Reason.HANDOVER_FAILED)
 
 
 def test_engines_that_cannot_talk_are_not_paired() -> None:
-    chooser = Chooser(
-        Routing(mode="disaggregated"), lambda _, __: True, random.Random(1), lambda p, d: (p, d) == (P2, D1)
-    )
+    def partners(decode: Backend, prefill: Sequence[Backend]) -> list[Backend]:
+        return [engine for engine in prefill if (engine, decode) == (P2, D1)]
+
+    chooser = Chooser(Routing(mode="disaggregated"), all_roomy, random.Random(1), partners)
     chosen = chooser.choose(a_call(prompt_tokens=LONG), Fleet([P1, P2, D1, D2]).snapshot(MODEL))
     assert chosen == Route(RouteKind.DISAGGREGATED, D1, P2, Reason.NOVEL_PROMPT)
 
@@ -238,7 +247,7 @@ AWARE = {"prefill_policy": "prefix_aware", "decode_policy": "prefix_aware"}
 
 def an_aware_chooser(**rules: Any) -> Chooser:
     routing = Routing(**{"min_concurrency": 0} | AWARE | rules)
-    return Chooser(routing, lambda _, __: True, random.Random(1))
+    return Chooser(routing, all_roomy, random.Random(1))
 
 
 def sent_to(chooser: Chooser, call: Call, *engines: Backend) -> None:
@@ -292,7 +301,102 @@ def test_decode_stands_in_for_what_it_does_not_hold_only() -> None:
 
 
 def test_nothing_is_hashed_where_no_policy_asks() -> None:
-    chooser = Chooser(Routing(**LOADED), lambda _, __: True, random.Random(1))
+    chooser = Chooser(Routing(**LOADED), all_roomy, random.Random(1))
     call = a_call(prompt_tokens=LONG)
     chooser.choose(call, Fleet([P1, D1]).snapshot(MODEL))
     assert (chooser.prefixes, call.blocks) == (None, None)
+
+
+ENGINES = [
+    *(a_backend("prefill", port) for port in (31, 32, 33)),
+    *(a_backend("decode", port) for port in (41, 42, 43)),
+]
+POLICIES = get_args(PolicyName)
+
+
+def a_chooser(**rules: Any) -> Chooser:
+    return Chooser(Routing(**{"min_novel_tokens": 0, "min_concurrency": 0} | rules), all_roomy, random.Random(1))
+
+
+def asked(number: int) -> Call:
+    """Some of several sessions, with prompts that begin alike or do not."""
+    text = f"{number % 5}" * 3000 + str(number)
+    messages = [{"role": "user", "content": text}]
+    return a_call(request_id=f"r-{number}", messages=messages, user=f"user {number % 7}" if number % 3 else None)
+
+
+def play(chooser: Chooser, *, explained: bool) -> list[Route | Shortage]:
+    """What becomes of many requests, each of which stays under way; some are explained before, several times."""
+    snapshot, outcomes = Fleet(ENGINES).snapshot(MODEL), []
+    for number in range(60):
+        for _ in range(2 if explained else 0):
+            foretold = chooser.explain(asked(number), snapshot).outcome
+            chooser.explain(asked(number + 1), snapshot, "local")
+        call = asked(number)
+        outcomes.append(chooser.choose(call, snapshot))
+        assert not explained or foretold == outcomes[-1]
+        assert isinstance(outcomes[-1], Route)
+        if chooser.prefixes:
+            chooser.prefixes.expect(call, outcomes[-1].decode)
+    return outcomes
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_call_goes_the_way_that_was_explained_and_all_others_as_if_it_had_not_been(policy: PolicyName) -> None:
+    def chooser() -> Chooser:
+        return a_chooser(prefill_policy=policy, decode_policy=policy, mode_share=0.5)
+
+    assert play(chooser(), explained=True) == play(chooser(), explained=False)
+
+
+def test_an_explanation_has_every_pick_and_judgement() -> None:
+    chooser = a_chooser()
+    explained = chooser.explain(a_call(prompt_tokens=LONG), Fleet(ENGINES).snapshot(MODEL))
+    assert [(pick.pool, len(pick.candidates)) for pick in explained.picks] == [(Role.DECODE, 3), (Role.PREFILL, 3)]
+    assert [(made.remote, made.reason) for made in explained.judgements] == [(True, Reason.NOVEL_PROMPT)]
+    assert isinstance(explained.outcome, Route)
+    assert [pick.picked for pick in explained.picks] == [explained.outcome.decode, explained.outcome.prefill]
+
+
+def test_what_it_would_be_in_another_mode_can_be_asked() -> None:
+    chooser, snapshot = a_chooser(), Fleet(ENGINES).snapshot(MODEL)
+    explained = chooser.explain(a_call(prompt_tokens=LONG), snapshot, "local")
+    assert isinstance(explained.outcome, Route)
+    assert (explained.outcome.kind, explained.rules.mode) == (RouteKind.LOCAL, "local")
+    assert chooser.modes == Modes("auto")
+
+
+def test_a_shortage_is_explained_too() -> None:
+    chooser = Chooser(Routing(), lambda *_: [], random.Random(1))
+    explained = chooser.explain(a_call(), Fleet(ENGINES).snapshot(MODEL))
+    assert isinstance(explained.outcome, Shortage)
+    assert explained.picks == []
+
+
+def test_two_modes_share_the_requests_by_their_ids() -> None:
+    chooser, snapshot = a_chooser(), Fleet(ENGINES).snapshot(MODEL)
+    chooser.modes = Modes("disaggregated", 0.5, "local")
+    calls = [a_call(request_id=f"r-{number}", prompt_tokens=LONG) for number in range(40)]
+    ways = {chooser.modes.of(call.trace.request_id): set[RouteKind]() for call in calls}
+    for call in calls:
+        route = chooser.choose(call, snapshot)
+        assert isinstance(route, Route)
+        ways[chooser.modes.of(call.trace.request_id)].add(route.kind)
+    assert ways == {"disaggregated": {RouteKind.DISAGGREGATED}, "local": {RouteKind.LOCAL}}
+
+
+@pytest.mark.parametrize("gone", ["prefill", "decode"])
+def test_a_session_is_bound_in_both_pools_apart(gone: str) -> None:
+    chooser = a_chooser(prefill_policy="session", decode_policy="session")
+    engines = [a_backend(role, port) for port, role in enumerate(3 * ("prefill", "decode"))]
+    ann = a_call(prompt_tokens=LONG, user="ann")
+    first = chooser.choose(ann, Fleet(engines).snapshot(MODEL))
+    assert isinstance(first, Route)
+    assert first.prefill is not None
+    for engine in (first.prefill, first.decode):
+        engine.load.requests = engine.load.tokens = 1  # others would be picked else
+    lost, kept = (first.prefill, first.decode) if gone == "prefill" else (first.decode, first.prefill)
+    second = chooser.choose(ann, Fleet([engine for engine in engines if engine is not lost]).snapshot(MODEL))
+    assert isinstance(second, Route)
+    assert kept in (second.prefill, second.decode)
+    assert lost not in (second.prefill, second.decode)

@@ -165,3 +165,11 @@ def test_a_line_that_cannot_be_made_stops_nobody(capsys: pytest.CaptureFixture[s
     LinesHandler(lines(stream)).handle(logging.LogRecord("router.app", logging.INFO, "", 0, "%d", ("x",), None))
     assert stream.pieces == []
     assert "Logging error" in capsys.readouterr().err
+
+
+def test_the_arm_of_a_comparison_is_told() -> None:
+    stream = Written()
+    journey = Journey("r-1", "chat", 1.0, lambda: 3.5, (AccessLog(lines(stream)),))
+    journey.arm = "local"
+    journey.settled(Outcome.OK, 200)
+    assert stream.parsed[0]["arm"] == "local"

@@ -223,3 +223,19 @@ def test_what_engines_say_of_themselves_is_shown_again() -> None:
     assert list(values.values()) == [1, 2, 0.5, 0.25, 4, 3, 7]
     unknown = {"pool": "decode", "backend": "127.0.0.1:2"}
     assert registry.get_sample_value("pd_router_engine_waiting", unknown) is None
+
+
+def test_times_are_told_by_mode_while_two_are_compared() -> None:
+    told = Told()
+    for arm in ("auto", "local", ""):
+        journey = told.journey()
+        journey.arm = arm
+        hand_over(told, journey)
+    for arm in ("auto", "local"):
+        assert told.value("arm_ttft_seconds_sum", arm=arm) == 3
+        assert (
+            told.value("arm_ttft_seconds_count", arm=arm),
+            told.value("arm_inter_token_seconds_count", arm=arm),
+        ) == (1, 2)
+    assert told.value("arm_ttft_seconds_count", arm="") is None
+    assert told.value("ttft_seconds_count", model=MODEL, route="disaggregated") == 3

@@ -9,7 +9,13 @@ A, B, C = (a_backend(port=port) for port in (1, 2, 3))
 
 
 def picks(policy: RoundRobin, candidates: list[Backend], times: int) -> list[Backend]:
-    return [policy.pick(candidates, a_call()) for _ in range(times)]
+    return [taken(policy, candidates) for _ in range(times)]
+
+
+def taken(policy: RoundRobin, candidates: list[Backend]) -> Backend:
+    engine = policy.pick(candidates, a_call())
+    policy.took(a_call(), engine)
+    return engine
 
 
 def test_each_engine_has_its_turn() -> None:
@@ -36,8 +42,21 @@ def test_load_is_of_no_interest() -> None:
 
 def test_an_engine_that_is_gone_is_forgotten() -> None:
     policy, gone = RoundRobin(), a_backend(port=1)
-    policy.pick([gone], a_call())
+    taken(policy, [gone])
     kept = weakref.ref(gone)
     del gone
     gc.collect()
     assert kept() is None
+
+
+def test_asking_takes_no_turn() -> None:
+    policy = RoundRobin()
+    assert {policy.pick([A, B, C], a_call()) for _ in range(5)} == {A}
+    policy.took(a_call(), A)
+    assert policy.pick([A, B, C], a_call()) is B
+
+
+def test_what_it_goes_by_are_the_last_turns() -> None:
+    policy = RoundRobin()
+    picks(policy, [A, B], 3)
+    assert policy.weigh([A, B, C], a_call()).costs == [3, 2, 0]

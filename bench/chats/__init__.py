@@ -1,0 +1,1 @@
+"""Whose router brings chats back to where their KV is?"""

@@ -1,0 +1,1 @@
+"""Which way would a request take now, and why?"""
