@@ -115,6 +115,7 @@ def build(settings: Settings, log_lines: Lines | None = None) -> App:
             line.call_next(model, answering_pool(backend))
         if backend.standing.state is State.DOWN or backend not in fleet.backends:
             chooser.forget(backend)
+            fleet.forget_paces(backend)
 
     def notice(backend: Backend) -> None:
         _note_standing(backend, pairs, warm_ups)

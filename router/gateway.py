@@ -20,8 +20,9 @@ from router.retries import Retries, Tries
 from router.routing.choose import Chooser
 from router.routing.route import Route, Shortage
 from router.routing.sent import Sent
+from router.routing.timed import Timed
 from router.settings import Role
-from router.telemetry.events import Clock, Journey, Observer
+from router.telemetry.events import Clock, Journey, Observer, RouteKind
 
 LONG_BODY_BYTES = 256 << 10
 
@@ -78,17 +79,20 @@ class Gateway:
         route = await self._place(call, tries, journey)
         try:
             with (  # admit, lease
+                Timed(call, route, self.clock()) as timed,
                 Grant(self.permits, route.decode, route.prefill, call.prompt_tokens, route.cached_tokens) as grant,
                 Sent(self.chooser.prefixes, call, route) as sent,
             ):
                 journey.chosen(route.kind, route.reason, route.decode.id, route.prefill.id if route.prefill else None)
-                legs = Legs(route.decode, route.prefill, partial(_prefill_over, grant, sent))
+                legs = Legs(route.decode, route.prefill, partial(self._prefill_over, grant, sent, timed))
                 async with self.exchange.open(call, legs, journey) as opened:
                     grant.answer_began()
                     sent.answered(0)
+                    timed.answer_began(self.clock(), handed_over=journey.route is RouteKind.DISAGGREGATED)
                     self.retries.worked(route, journey)
                     await relay(opened, client, journey)
                     sent.answered(journey.generated_tokens)
+                    timed.ended(journey.generated_tokens, self.clock())
                     self.chooser.learn(call, journey.usage or journey.prefill_usage)
         except EngineFault as fault:
             await self.retries.after(fault, route, tries, journey)
@@ -134,7 +138,7 @@ class Gateway:
     def _choose(self, call: Call, tries: Tries, journey: Journey, *, avoid: frozenset[Backend]) -> Route | Shortage:
         """The route of a call, or the pool that has no room for it now. Raises what the client is told else."""
         journey.stream, journey.prompt_tokens = call.stream, call.prompt_tokens
-        snapshot = self.fleet.snapshot(call.model, avoid)
+        snapshot = self.fleet.snapshot(call.model, avoid, self.clock())
         if not snapshot.known:
             raise UnknownModel(f"the model {call.model!r} does not exist here; see /v1/models", param="model")
         journey.model = call.model
@@ -145,8 +149,8 @@ class Gateway:
                 raise Unavailable(f"no {route.pool} engine is available", code=route.reason)
         return route
 
-
-def _prefill_over(grant: Grant, sent: Sent, outcome: Outcome) -> None:
-    """Who is to hear how a prefill leg ended."""
-    grant.settle_prefill(outcome)
-    sent.prefill_over(outcome)
+    def _prefill_over(self, grant: Grant, sent: Sent, timed: Timed, outcome: Outcome) -> None:
+        """Who is to hear how a prefill leg ended."""
+        grant.settle_prefill(outcome)
+        sent.prefill_over(outcome)
+        timed.prefill_over(outcome, self.clock())

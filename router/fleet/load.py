@@ -1,4 +1,4 @@
-"""How much an engine has to do, as far as this gateway sent it."""
+"""How much has an engine to do: what this gateway sent it, and what others did."""
 
 from dataclasses import dataclass, field
 
@@ -16,3 +16,19 @@ class Load:
     tokens: int = 0
     local_tokens: int = 0
     ever: int = field(default=0, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Others:
+    """What an engine says it has beside what this gateway sent it: requests, and tokens of KV in use.
+
+    Of several gateways in front of one fleet each sees the others' load this way, a scrape late. Never negative: what
+    an engine has not heard of yet, or has finished already, is this gateway's own.
+    """
+
+    requests: int = 0
+    kv_tokens: int = 0
+
+
+NO_OTHERS = Others()
+"""Also while the engine's own count is not known."""

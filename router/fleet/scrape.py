@@ -1,21 +1,25 @@
 """How much has each engine to do, as it counts itself? Their `/metrics` are read all the time, one after the other.
 
-The pages of a large fleet are spread over the interval, so that reading them never holds up the loop.
+The pages of a large fleet are spread over the interval, so that reading them never holds up the loop. What they say is
+good for `FRESH` intervals; then it is not known what others have on an engine.
 """
 
 import asyncio
 
 import httpx
 
-from router.engines.gauges import read_gauges
+from router.engines.gauges import Gauges, read_gauges
 from router.engines.vllm import cache_tokens
 from router.fleet.backend import Backend
 from router.fleet.fleet import Fleet
+from router.fleet.load import NO_OTHERS, Others
 from router.settings import Scrapes
 from router.telemetry.events import Clock
 
 MAX_PAGE_BYTES = 4 << 20
 """A page of vLLM has some 100 KB."""
+
+FRESH = 3
 
 
 class Scraper:
@@ -28,6 +32,12 @@ class Scraper:
         self._clock = clock
         self._reading: set[Backend] = set()
 
+    def forget_stale(self, backend: Backend) -> None:
+        """What others have on an engine is not known any more, unless it was read lately."""
+        read_at = backend.progress.read_at
+        if read_at is None or self._clock() - read_at > FRESH * self._rules.interval_s:
+            backend.others = NO_OTHERS
+
     async def run(self) -> None:
         """Read for ever, each engine once an interval; one that is slow is left out until it has answered."""
         async with asyncio.TaskGroup() as group:
@@ -35,6 +45,7 @@ class Scraper:
                 backends = self._fleet.backends
                 for backend in backends:
                     await asyncio.sleep(self._rules.interval_s / len(backends))
+                    self.forget_stale(backend)
                     if backend not in self._reading:
                         self._reading.add(backend)
                         group.create_task(self._read(backend), name=f"scrape {backend.id}")
@@ -58,7 +69,9 @@ class Scraper:
         if gauges := read_gauges(page):
             backend.progress.note(gauges, self._clock())
             backend.cache_tokens = backend.cache_tokens or cache_tokens(page)
-            backend.unfinished.note(asked_at, gauges.waiting + gauges.running, sent + load.ever - ever)
+            ours = sent + load.ever - ever
+            backend.unfinished.note(asked_at, gauges.waiting + gauges.running, ours)
+            backend.others = others(backend, gauges, ours)
 
     async def _read(self, backend: Backend) -> None:
         try:
@@ -74,3 +87,12 @@ class Scraper:
                 if len(page) > MAX_PAGE_BYTES:
                     return b""
         return bytes(page) if answer.status_code == httpx.codes.OK else b""
+
+
+def others(backend: Backend, gauges: Gauges, ours: int) -> Others:
+    """What an engine says it has beside the requests of this gateway, of which there were `ours` while it was asked."""
+    requests = max(0, gauges.waiting + gauges.running - ours)
+    if not requests:  # this gateway's own answers may end while the page is read
+        return NO_OTHERS
+    in_use = gauges.kv_usage_ratio * (backend.cache_tokens or 0)
+    return Others(requests, max(0, int(in_use) - backend.load.tokens))

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from router.call import Call
 from router.fleet.backend import Backend
-from router.routing.policies.least_loaded import work
+from router.routing.policies.burden import works
 
 
 class PowerOfTwo:
@@ -20,5 +20,6 @@ class PowerOfTwo:
 
     def pick(self, candidates: Sequence[Backend], call: Call) -> Backend:
         """The better of two draws; the only candidate where there is one."""
-        drawn = self._rng.sample(candidates, k=min(2, len(candidates)))
-        return min(drawn, key=work)
+        loads = works(candidates)
+        drawn = self._rng.sample(range(len(candidates)), k=min(2, len(candidates)))
+        return candidates[min(drawn, key=loads.__getitem__)]

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 
 from router.call import Call
 from router.fleet.backend import Backend
-from router.routing.policies.least_loaded import LeastLoaded, pending_tokens
+from router.routing.policies.burden import pending_tokens
+from router.routing.policies.least_loaded import LeastLoaded
 from router.settings import Routing
 
 MAX_SESSIONS = 100_000

@@ -8,6 +8,7 @@ import respx
 from router.errors import Outcome
 from router.fleet.backend import Backend
 from router.fleet.fleet import Fleet
+from router.fleet.load import Others
 from router.fleet.scrape import MAX_PAGE_BYTES, Scraper
 from router.settings import Scrapes
 from tests.support.builders import a_backend
@@ -58,6 +59,47 @@ async def test_an_engine_that_has_all_that_was_sent_has_finished_nothing(sent: i
             await Scraper(Fleet([backend]), client, Scrapes(), now).scrape(backend)
     assert (asked_at <= backend.unfinished.until(-1.0)) is proven
     assert backend.load.requests == len(leases)
+
+
+THEIRS = """vllm:num_requests_running 5
+vllm:num_requests_waiting 2
+vllm:kv_cache_usage_perc 0.5
+vllm:cache_config_info{block_size="16",num_gpu_blocks="1000"} 1
+"""
+
+
+@pytest.mark.parametrize(
+    ("sent", "others"),
+    [(0, Others(7, 8000)), (3, Others(4, 7000)), (6, Others(1, 6000 - 10)), (7, Others()), (8, Others())],
+)
+async def test_what_an_engine_has_beyond_our_requests_is_others(sent: int, others: Others) -> None:
+    backend = a_backend()
+    for tokens in (1000, 500, -500, 600, 400, 10, 0, 0)[:sent]:
+        backend.lease(tokens)
+    async with httpx.AsyncClient() as client:
+        with respx.mock(base_url=backend.url) as engine:
+            engine.get("/metrics").respond(text=THEIRS + PAGE)
+            await Scraper(Fleet([backend]), client, Scrapes(), now).scrape(backend)
+    assert backend.others == others
+
+
+@virtual_time
+async def test_what_was_read_three_intervals_ago_is_not_known_any_more() -> None:
+    backend = a_backend()
+    async with httpx.AsyncClient() as client:
+        with respx.mock(base_url=backend.url) as engine:
+            page = engine.get("/metrics").respond(text=THEIRS + PAGE)
+            reading = asyncio.get_running_loop().create_task(
+                Scraper(Fleet([backend]), client, Scrapes(interval_s=1.0), now).run()
+            )
+            await asyncio.sleep(2.5)
+            page.mock(side_effect=httpx.ConnectError)
+            await asyncio.sleep(2.0)
+            assert backend.others == Others(7, 8000)
+            await asyncio.sleep(2.0)
+            assert backend.others == Others()
+            reading.cancel()
+            await asyncio.wait([reading])
 
 
 @pytest.mark.parametrize(
