@@ -10,7 +10,7 @@ from router.engines.handoff import KvPeers
 from router.fleet.identity import Identity
 from router.fleet.lease import Lease
 from router.fleet.links import Links
-from router.fleet.load import NO_OTHERS, Load
+from router.fleet.load import Load
 from router.fleet.pace import Paces
 from router.fleet.progress import Progress
 from router.fleet.standing import Standing
@@ -57,7 +57,6 @@ class Backend:
         self.progress = Progress()
         self.unfinished = Unfinished()
         self.load = Load()
-        self.others = NO_OTHERS
         self.paces = Paces()
         self.links = Links()
         self.models: Mapping[str, ModelCard] = {name: ModelCard(name) for name in settings.models}
@@ -111,7 +110,7 @@ class Backend:
             "inflight_tokens": self.load.tokens,
             "local_tokens": self.load.local_tokens,
             "learnt": self._learnt(),
-            "others_requests": self.others.requests,
+            "others_requests": self.load.others_requests,
             "engine_gauges": asdict(self.progress.gauges) if self.progress.gauges else None,
             "kv_peers": {engine: f"{host}:{port}" for engine, (host, port) in self.kv_peers.items()},
         }

@@ -32,9 +32,10 @@ COMPARED_TOKENS = 4096
 class Link:
     """From one prefill engine. `moving` are the hand-overs under way, the oldest first."""
 
-    __slots__ = ("asked", "last_at", "moving", "moving_tokens", "pace")
+    __slots__ = ("asked", "last_at", "moving", "moving_tokens", "pace", "prefill")
 
-    def __init__(self) -> None:
+    def __init__(self, prefill: str) -> None:
+        self.prefill = prefill
         self.pace = Pace(COMPARED_TOKENS)
         self.moving: dict[Moving, None] = {}
         self.moving_tokens = 0
@@ -87,7 +88,7 @@ class Moving:
         """The answer has begun."""
         self.gone()
         self._link.pace.note(self.line_tokens, now - self.began_at)
-        self._links.compare()
+        self._links.compare(self._link)
 
     def gone(self) -> None:
         """It is over, whatever became of it; a second time does nothing."""
@@ -103,19 +104,20 @@ class Links:
     takes far longer than from the best, which needs `best_s` for a prompt of `COMPARED_TOKENS`, if it is known.
     """
 
-    __slots__ = ("_links", "asked", "best_s", "slow")
+    __slots__ = ("_known_s", "_links", "asked", "best_s", "slow")
 
     def __init__(self) -> None:
         self.asked = 0
         self.slow: frozenset[str] = frozenset()
         self.best_s: float | None = None
         self._links: dict[str, Link] = {}
+        self._known_s: dict[str, float] = {}
 
     def begin(self, prefill: str, tokens: int, now: float) -> Moving:
         """KV of so many tokens is about to be moved."""
         link = self._links.get(prefill)
         if link is None:
-            link = self._links[prefill] = Link()
+            link = self._links[prefill] = Link(prefill)
         link.asked, link.last_at = self.asked, now
         return Moving(self, link, tokens, now)
 
@@ -141,20 +143,27 @@ class Links:
         late = [prefill for prefill, link in self._links.items() if link.moving and link.is_late(now)]
         return self.slow.union(late) if late else self.slow
 
-    def compare(self) -> None:
-        """Find out anew which are slow."""
-        known = {prefill: took_s for prefill, link in self._links.items() if (took_s := link.compared_s) is not None}
-        self.best_s = min(known.values(), default=None)
-        if self.best_s is not None and len(known) > 1:
-            limit_s = max(SLOW_TIMES * self.best_s, self.best_s + SLOW_S)
-            self.slow = frozenset(prefill for prefill, took_s in known.items() if took_s > limit_s)
+    def compare(self, link: Link) -> None:
+        """Find out anew which are slow, after a hand-over."""
+        took_s = link.compared_s
+        if took_s is not None and self._links.get(link.prefill) is link:
+            self._known_s[link.prefill] = took_s
+            self._judge()
+
+    def _judge(self) -> None:
+        known_s = self._known_s
+        self.best_s = best_s = min(known_s.values(), default=None)
+        limit_s = 0.0 if best_s is None else max(SLOW_TIMES * best_s, best_s + SLOW_S)
+        if max(known_s.values(), default=0.0) > limit_s:
+            self.slow = frozenset(prefill for prefill, took_s in known_s.items() if took_s > limit_s)
         elif self.slow:
             self.slow = frozenset()
 
     def forget(self, prefill: str) -> None:
         """An engine is gone, or is another one now."""
         if self._links.pop(prefill, None) is not None:
-            self.compare()
+            self._known_s.pop(prefill, None)
+            self._judge()
 
     def items(self) -> Iterator[tuple[str, Link]]:
         """All of them, by the id of the prefill engine."""

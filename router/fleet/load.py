@@ -10,25 +10,19 @@ class Load:
     `ever` counts all requests that there have been.
 
     `local_tokens` are those that the engine computes beside its streams, until their answers begin.
+
+    `others_requests` and `others_kv_tokens` are what the engine says it has beyond that, a scrape late: what other
+    gateways sent it. Never negative, as what it has not heard of yet, or has finished already, is this gateway's own;
+    0 while the engine's own count is not known.
     """
 
     requests: int = 0
     tokens: int = 0
     local_tokens: int = 0
     ever: int = field(default=0, compare=False)
+    others_requests: int = 0
+    others_kv_tokens: int = 0
 
-
-@dataclass(frozen=True, slots=True)
-class Others:
-    """What an engine says it has beside what this gateway sent it: requests, and tokens of KV in use.
-
-    Of several gateways in front of one fleet each sees the others' load this way, a scrape late. Never negative: what
-    an engine has not heard of yet, or has finished already, is this gateway's own.
-    """
-
-    requests: int = 0
-    kv_tokens: int = 0
-
-
-NO_OTHERS = Others()
-"""Also while the engine's own count is not known."""
+    def note_others(self, requests: int = 0, kv_tokens: int = 0) -> None:
+        """What others have there now; by default nothing that is known."""
+        self.others_requests, self.others_kv_tokens = max(0, requests), max(0, kv_tokens) if requests > 0 else 0

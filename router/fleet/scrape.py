@@ -8,11 +8,10 @@ import asyncio
 
 import httpx
 
-from router.engines.gauges import Gauges, read_gauges
+from router.engines.gauges import read_gauges
 from router.engines.vllm import cache_tokens
 from router.fleet.backend import Backend
 from router.fleet.fleet import Fleet
-from router.fleet.load import NO_OTHERS, Others
 from router.settings import Scrapes
 from router.telemetry.events import Clock
 
@@ -36,7 +35,7 @@ class Scraper:
         """What others have on an engine is not known any more, unless it was read lately."""
         read_at = backend.progress.read_at
         if read_at is None or self._clock() - read_at > FRESH * self._rules.interval_s:
-            backend.others = NO_OTHERS
+            backend.load.note_others()
 
     async def run(self) -> None:
         """Read for ever, each engine once an interval; one that is slow is left out until it has answered."""
@@ -69,9 +68,10 @@ class Scraper:
         if gauges := read_gauges(page):
             backend.progress.note(gauges, self._clock())
             backend.cache_tokens = backend.cache_tokens or cache_tokens(page)
-            ours = sent + load.ever - ever
-            backend.unfinished.note(asked_at, gauges.waiting + gauges.running, ours)
-            backend.others = others(backend, gauges, ours)
+            ours, theirs = sent + load.ever - ever, gauges.waiting + gauges.running
+            backend.unfinished.note(asked_at, theirs, ours)
+            in_use_tokens = int(gauges.kv_usage_ratio * (backend.cache_tokens or 0))
+            load.note_others(theirs - ours, in_use_tokens - load.tokens)
 
     async def _read(self, backend: Backend) -> None:
         try:
@@ -87,12 +87,3 @@ class Scraper:
                 if len(page) > MAX_PAGE_BYTES:
                     return b""
         return bytes(page) if answer.status_code == httpx.codes.OK else b""
-
-
-def others(backend: Backend, gauges: Gauges, ours: int) -> Others:
-    """What an engine says it has beside the requests of this gateway, of which there were `ours` while it was asked."""
-    requests = max(0, gauges.waiting + gauges.running - ours)
-    if not requests:  # this gateway's own answers may end while the page is read
-        return NO_OTHERS
-    in_use = gauges.kv_usage_ratio * (backend.cache_tokens or 0)
-    return Others(requests, max(0, int(in_use) - backend.load.tokens))

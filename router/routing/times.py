@@ -5,12 +5,13 @@ the one that would have the prompt computed first. Where decode's own pace is no
 a hand-over is judged, and the settings' where that is not known either: a slow link is ten times slower than both.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from router.call import Call
 from router.fleet.backend import Backend
-from router.routing.policies.burden import pending_tokens, tokens_ahead
+from router.routing.policies.burden import tokens_ahead
 from router.settings import Routing
 
 
@@ -51,7 +52,7 @@ def times(
     """For `home` as the engine that answers, and the best of some `prefill` engines; None if nothing was learnt."""
     if not home.links or not prefill:
         return None
-    first = _first(prefill, held)
+    first = _first(prefill, call.prompt_tokens, held)
     link = home.links.get(first.id)
     if link is None:
         return None
@@ -63,7 +64,7 @@ def times(
         prefill_s=first.paces.compute.seconds(_novel(call, held.get(first, 0)), tokens_ahead(first)),
         handover_s=handover_s,
         stay_s=alone_s * (1 + tokens_ahead(home) / max(novel, 1)),
-        stall_s=alone_s * (home.load.requests + home.others.requests),
+        stall_s=alone_s * (home.load.requests + home.load.others_requests),
         stay_is_known=own_s is not None,
         late_s=link.at_least_s(novel, at),
         link_s=link.compared_s,
@@ -80,13 +81,14 @@ def quick(prefill: Sequence[Backend], home: Backend, at: float) -> Sequence[Back
     return due[:1] or [engine for engine in prefill if engine.id not in slow] or prefill
 
 
-def _first(prefill: Sequence[Backend], held: Mapping[Backend, float]) -> Backend:
-    """The engine that would have a prompt computed first."""
-    if len(prefill) == 1:
-        return prefill[0]
-    ahead = pending_tokens(prefill)
-    left = [tokens - held.get(engine, 0) for engine, tokens in zip(prefill, ahead, strict=True)]
-    return prefill[left.index(min(left))]
+def _first(prefill: Sequence[Backend], tokens: int, held: Mapping[Backend, float]) -> Backend:
+    """The engine that would have a prompt computed first; one whose pace is not known goes before all others."""
+    first, least_s, holds = prefill[0], math.inf, held.get
+    for engine in prefill:
+        left_s = (engine.load.tokens + tokens - holds(engine, 0)) * engine.paces.compute.s_per_token
+        if left_s < least_s:
+            first, least_s = engine, left_s
+    return first
 
 
 def _novel(call: Call, held_tokens: float) -> int:

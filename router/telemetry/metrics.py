@@ -274,7 +274,7 @@ class FleetMetrics(Collector):
                 (prefill, backend.paces.compute.tokens_per_s),
                 (decode, backend.paces.decode.tokens_per_s),
                 (handover, backend.links.best_s),
-                (others, backend.others.requests),
+                (others, backend.load.others_requests),
             ):
                 if value is not None:
                     family.add_metric(where, value)

@@ -29,16 +29,21 @@ MOST = 16.0
 def tokens_ahead(engine: Backend) -> int:
     """Prompt tokens that an engine has to compute already."""
     if engine.role is Role.PREFILL:
-        return engine.load.tokens + OTHERS_PROMPT_TOKENS * engine.others.requests
+        return engine.load.tokens + OTHERS_PROMPT_TOKENS * engine.load.others_requests
     return engine.load.local_tokens
 
 
 def pending_tokens(engines: Sequence[Backend]) -> list[float]:
     """What each engine of a pool has to do, in tokens to be computed, comparable with those of a prompt."""
+    loads = [engine.load for engine in engines]  # no call per engine: it is done for each request
+    pending: list[float]
     if engines[0].role is Role.PREFILL:
-        pending = [float(tokens_ahead(engine)) for engine in engines]
+        pending = [load.tokens + OTHERS_PROMPT_TOKENS * load.others_requests for load in loads]
     else:
-        pending = [KV_WORTH * _kv_tokens(engine) for engine in engines]
+        pending = [
+            KV_WORTH * (load.tokens + load.others_kv_tokens + STREAM_TOKENS * (load.requests + load.others_requests))
+            for load in loads
+        ]
     slow = slowness(engines)
     return pending if slow is None else [tokens * times for tokens, times in zip(pending, slow, strict=True)]
 
@@ -55,12 +60,14 @@ def works(engines: Sequence[Backend]) -> list[tuple[float, float]]:
 
 def slowness(engines: Sequence[Backend]) -> list[float] | None:
     """How many times slower than the median of them each is; None where they are equally fast, or not known."""
-    prefill = engines[0].role is Role.PREFILL
-    speeds = [e.paces.compute.tokens_per_s if prefill else e.paces.decode.tokens_per_s for e in engines]
-    known = sorted(speed for speed in speeds if speed)
-    if not known or known[-1] <= SAME_SPEED * known[0]:
+    if engines[0].role is Role.PREFILL:
+        speeds = [engine.paces.compute.tokens_per_s for engine in engines]
+    else:
+        speeds = [engine.paces.decode.tokens_per_s for engine in engines]
+    known = [speed for speed in speeds if speed]
+    if not known or max(known) <= SAME_SPEED * min(known):
         return None
-    median = known[len(known) // 2]
+    median = sorted(known)[len(known) // 2]
     return [_bounded(median / speed) if speed else 1.0 for speed in speeds]
 
 
@@ -71,12 +78,8 @@ def _bounded(times: float) -> float:
 
 
 def _work(engine: Backend, times: float) -> tuple[float, float]:
-    requests = engine.load.requests + engine.others.requests
+    load = engine.load
+    requests = load.requests + load.others_requests
     if engine.role is Role.PREFILL:
         return times * tokens_ahead(engine), times * requests
-    return times * requests, times * (engine.load.tokens + engine.others.kv_tokens)
-
-
-def _kv_tokens(engine: Backend) -> int:
-    load, others = engine.load, engine.others
-    return load.tokens + others.kv_tokens + STREAM_TOKENS * (load.requests + others.requests)
+    return times * requests, times * (load.tokens + load.others_kv_tokens)

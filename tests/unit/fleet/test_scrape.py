@@ -8,7 +8,6 @@ import respx
 from router.errors import Outcome
 from router.fleet.backend import Backend
 from router.fleet.fleet import Fleet
-from router.fleet.load import Others
 from router.fleet.scrape import MAX_PAGE_BYTES, Scraper
 from router.settings import Scrapes
 from tests.support.builders import a_backend
@@ -70,9 +69,9 @@ vllm:cache_config_info{block_size="16",num_gpu_blocks="1000"} 1
 
 @pytest.mark.parametrize(
     ("sent", "others"),
-    [(0, Others(7, 8000)), (3, Others(4, 7000)), (6, Others(1, 6000 - 10)), (7, Others()), (8, Others())],
+    [(0, (7, 8000)), (3, (4, 7000)), (6, (1, 5990)), (7, (0, 0)), (8, (0, 0))],
 )
-async def test_what_an_engine_has_beyond_our_requests_is_others(sent: int, others: Others) -> None:
+async def test_what_an_engine_has_beyond_our_requests_is_others(sent: int, others: tuple[int, int]) -> None:
     backend = a_backend()
     for tokens in (1000, 500, -500, 600, 400, 10, 0, 0)[:sent]:
         backend.lease(tokens)
@@ -80,7 +79,7 @@ async def test_what_an_engine_has_beyond_our_requests_is_others(sent: int, other
         with respx.mock(base_url=backend.url) as engine:
             engine.get("/metrics").respond(text=THEIRS + PAGE)
             await Scraper(Fleet([backend]), client, Scrapes(), now).scrape(backend)
-    assert backend.others == others
+    assert (backend.load.others_requests, backend.load.others_kv_tokens) == others
 
 
 @virtual_time
@@ -95,9 +94,9 @@ async def test_what_was_read_three_intervals_ago_is_not_known_any_more() -> None
             await asyncio.sleep(2.5)
             page.mock(side_effect=httpx.ConnectError)
             await asyncio.sleep(2.0)
-            assert backend.others == Others(7, 8000)
+            assert (backend.load.others_requests, backend.load.others_kv_tokens) == (7, 8000)
             await asyncio.sleep(2.0)
-            assert backend.others == Others()
+            assert (backend.load.others_requests, backend.load.others_kv_tokens) == (0, 0)
             reading.cancel()
             await asyncio.wait([reading])
 

@@ -2,7 +2,6 @@ import pytest
 
 from router.fleet.backend import Backend
 from router.fleet.links import TRIAL_REQUESTS, TRIAL_S
-from router.fleet.load import Others
 from router.routing.times import Times, quick, times
 from router.settings import Routing
 from tests.support.builders import a_backend, a_call, linked, paced
@@ -37,7 +36,7 @@ def test_each_way_is_made_of_what_was_learnt() -> None:
     paced(engines.p1, prefill_tokens_per_s=40_000)
     paced(engines.decode, prefill_tokens_per_s=10_000)
     linked(engines.p1, engines.decode, s_per_token=1e-5)
-    engines.decode.load.requests, engines.decode.others = 7, Others(1)
+    engines.decode.load.requests, engines.decode.load.others_requests = 7, 1
     told = engines.times()
     assert told is not None
     assert told.prefill_s == pytest.approx(0.1)

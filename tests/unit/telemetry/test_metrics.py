@@ -8,7 +8,6 @@ from router.engines.gauges import Gauges
 from router.errors import Outcome, Unavailable
 from router.exchange.events import EventStream
 from router.fleet.fleet import Fleet
-from router.fleet.load import Others
 from router.fleet.pairs import Pairs
 from router.settings import Admission, PairRules, Role
 from router.telemetry.events import GAPS_PER_BATCH, Journey, RouteKind
@@ -144,7 +143,7 @@ def test_gauges_are_read_from_the_fleet() -> None:
     pairs = Pairs(PairRules(failures=1))
     pairs.failed("p:1", "d:1", 0.0)
     fleet = Fleet([up, down])
-    up.others = Others(3)
+    up.load.note_others(3)
     linked(paced(down, prefill_tokens_per_s=20_000), paced(up, decode_tokens_per_s=40), s_per_token=1e-3)
     fleet.sources |= {"file": None, "dns decode": "no answer"}
     registry.register(FleetMetrics(fleet, permits, Line(Admission(), lambda: 1.0), pairs, lambda: 1.0))

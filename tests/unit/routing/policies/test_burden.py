@@ -1,7 +1,6 @@
 import pytest
 
 from router.fleet.backend import Backend
-from router.fleet.load import Others
 from router.routing.policies.burden import pending_tokens, slowness, tokens_ahead, works
 from tests.support.builders import a_backend, paced
 
@@ -18,7 +17,8 @@ def test_what_is_pending_is_told_in_tokens_to_compute() -> None:
 
 def test_what_others_have_there_is_added() -> None:
     prefill, decode = a_backend("prefill", requests=1, tokens=900), a_backend("decode", requests=3, tokens=900)
-    prefill.others, decode.others = Others(2), Others(2, 700)
+    prefill.load.note_others(2)
+    decode.load.note_others(2, 700)
     assert tokens_ahead(prefill) == 900 + 2 * 2048
     assert pending_tokens([prefill]) == [900 + 2 * 2048]
     assert pending_tokens([decode]) == [0.2 * (900 + 700 + 5 * 500)]
