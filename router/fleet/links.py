@@ -28,6 +28,9 @@ SLOW_TIMES, SLOW_S = 3.0, 0.02
 COMPARED_TOKENS = 4096
 """The length of a prompt by which links are compared."""
 
+MAX_LINKS = 1024
+"""Kept for one decode engine, as hand-overs may end after their prefill engine has left."""
+
 
 class Link:
     """From one prefill engine. `moving` are the hand-overs under way, the oldest first."""
@@ -117,6 +120,8 @@ class Links:
         """KV of so many tokens is about to be moved."""
         link = self._links.get(prefill)
         if link is None:
+            if len(self._links) >= MAX_LINKS:
+                self.forget(next(iter(self._links)))
             link = self._links[prefill] = Link(prefill)
         link.asked, link.last_at = self.asked, now
         return Moving(self, link, tokens, now)

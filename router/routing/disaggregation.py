@@ -98,7 +98,7 @@ def _wanted(call: Call, home: Home, pools: Pools, rules: Routing, times: Times |
         return False, Reason.FORCED_LOCAL
     if rules.mode == "disaggregated":
         return True, Reason.NOVEL_PROMPT
-    if times is not None and (by_times := _by_times(call, home, times, rules)):
+    if times is not None and (by_times := _by_times(call, home, pools, times, rules)):
         return by_times
     against = _does_not_pay(call, home, pools, rules)
     if against is None:
@@ -108,7 +108,7 @@ def _wanted(call: Call, home: Home, pools: Pools, rules: Routing, times: Times |
     return False, against
 
 
-def _by_times(call: Call, home: Home, times: Times, rules: Routing) -> tuple[bool, Reason] | None:
+def _by_times(call: Call, home: Home, pools: Pools, times: Times, rules: Routing) -> tuple[bool, Reason] | None:
     """What is faster, where that is known and the prompt is no short one; None leaves it to the thresholds."""
     if not is_novel(call, home.cached_tokens, rules) and not _over_budget(call, home, rules):
         return None
@@ -121,7 +121,7 @@ def _by_times(call: Call, home: Home, times: Times, rules: Routing) -> tuple[boo
         return True, Reason.FASTER_REMOTE
     else:
         against = Reason.FASTER_LOCAL
-    return (True, Reason.TRIAL) if times.trial else (False, against)
+    return (True, Reason.TRIAL) if times.trial and pools.prefill_room else (False, against)
 
 
 def _does_not_pay(call: Call, home: Home, pools: Pools, rules: Routing) -> Reason | None:

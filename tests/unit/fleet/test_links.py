@@ -1,6 +1,6 @@
 import pytest
 
-from router.fleet.links import COMPARED_TOKENS, LATE_S, TRIAL_REQUESTS, TRIAL_S, Links
+from router.fleet.links import COMPARED_TOKENS, LATE_S, MAX_LINKS, TRIAL_REQUESTS, TRIAL_S, Links
 
 FAST_S, SLOW_S = 11e-6, 290e-6
 """A token of 131,072 bytes at 12 and at 0.45 GB/s."""
@@ -126,3 +126,11 @@ def test_a_link_that_was_mended_is_believed_after_three_trials_in_a_row() -> Non
         moved(links, "a", 4000, 0.01 + 4000 * FAST_S, TRIAL_S + number)
     assert not links.is_due("a", TRIAL_S + 4)
     assert seconds(links, "a", 4000) == pytest.approx(0.01 + 4000 * FAST_S)
+
+
+def test_links_of_engines_that_came_and_went_are_bounded() -> None:
+    links = Links()
+    for number in range(MAX_LINKS + 5):
+        moved(links, f"p{number}", 1000, 0.1)
+    assert len(links) == MAX_LINKS
+    assert links.get("p4") is None

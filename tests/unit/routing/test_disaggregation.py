@@ -219,6 +219,7 @@ def test_modes_and_full_pools_go_before_what_was_learnt() -> None:
     assert by_times(fast, rules=Routing(mode="local")) is Reason.FORCED_LOCAL
     assert by_times(fast, replace(BUSY, prefill_room=False)) is Reason.PREFILL_SATURATED
     assert by_times(slow, replace(BUSY, prefill_room=False)) is Reason.SLOW_HANDOVER
+    assert by_times(learnt(trial=True), replace(BUSY, prefill_room=False)) is Reason.FASTER_LOCAL
 
 
 def test_how_much_the_streams_count_is_a_setting() -> None:
