@@ -1,7 +1,8 @@
-"""What do prefixes cost the gateway? `python -m bench.prefixes`: hashing and writing down a long prompt, looking it up,
-one whole decision over 64 engines, and the memory of an index that is full.
+"""What does routing cost the gateway? `python -m bench.prefixes`: hashing and writing down a long prompt, looking it
+up, one whole decision over 64 engines, learning from a request, and the memory of an index that is full.
 """
 
+import itertools
 import random
 import sys
 import tracemalloc
@@ -13,13 +14,17 @@ from timeit import repeat
 from router.admission.permits import Permits
 from router.app import partners_of
 from router.call import Api, Blocks, Call, Trace, understand
+from router.errors import Outcome
 from router.fleet.backend import Backend
 from router.fleet.fleet import Fleet
 from router.fleet.pairs import Pairs
 from router.routing.choose import Chooser
 from router.routing.prefix.index import PrefixIndex
 from router.routing.prefix.prefixes import Prefixes
+from router.routing.route import Route
+from router.routing.timed import Timed
 from router.settings import Admission, BackendSettings, PairRules, Probes, Role, Routing
+from router.telemetry.events import RouteKind
 
 MODEL = "m"
 LONG_TOKENS = 100_000
@@ -31,7 +36,7 @@ ROUNDS = 100
 def main() -> int:
     """Measure and print a Markdown table."""
     print("| what | |\n|---|---|")
-    for what, value in (*_of_one_prompt(), *_of_decisions(), _memory()):
+    for what, value in (*_of_one_prompt(), *_of_decisions(), *_of_learning(), _memory()):
         print(f"| {what} | {value} |")
     return 0
 
@@ -94,7 +99,35 @@ def _of_decisions() -> Iterator[tuple[str, str]]:
         yield f"who is usable, of {prefill} prefill + {decode} decode engines", microseconds(look, 10)
 
 
-def _decision(prefill: int, decode: int, tokens: int) -> Callable[[], object]:
+def _of_learning() -> Iterator[tuple[str, str]]:
+    half = ENGINES // 2
+    name = f"one decision, a new prompt, {half} prefill + {half} decode engines, all pairs known"
+    yield name, microseconds(_decision(half, half, 8000, learnt=True), 10)
+    prefill, decode = _engines(1, 1)
+    route, call, times = Route(RouteKind.DISAGGREGATED, decode, prefill, "x"), _call(8000), itertools.count()
+    call.stream = True
+
+    def learn() -> None:
+        at = float(next(times))
+        with Timed(call, route, at) as timed:
+            timed.prefill_over(Outcome.OK, at + 0.2)
+            timed.answer_began(at + 0.3, handed_over=True)
+            timed.ended(100, at + 0.9)
+
+    yield "learning from a request", microseconds(learn, 10)
+
+
+def _all_known(engines: Sequence[Backend]) -> None:
+    """As after some requests over each pair."""
+    decode = [engine for engine in engines if engine.role is Role.DECODE]
+    for engine in engines:
+        for tokens in (500, 4000, 16_000):
+            engine.paces.compute.note(tokens, tokens / 30_000)
+            for other in decode if engine.role is Role.PREFILL else ():
+                other.links.begin(engine.id, tokens, 0.0).arrived(0.01 + tokens * 1e-5)
+
+
+def _decision(prefill: int, decode: int, tokens: int, *, learnt: bool = False) -> Callable[[], object]:
     """A choice as the gateway makes it, with its permits and pairs, over engines with some load that all hold a common
     beginning.
     """
@@ -111,7 +144,9 @@ def _decision(prefill: int, decode: int, tokens: int) -> Callable[[], object]:
         prefixes.index.expect(engine, Blocks([*common, *prefixes.blocks(other).hashes], 64))
     for engine in (engines[0], engines[-1]) if tokens == LONG_TOKENS else ():
         prefixes.index.expect(engine, Blocks(own, 64))
-    snapshot = Fleet(engines).snapshot(MODEL)
+    if learnt:
+        _all_known(engines)
+    snapshot = Fleet(engines).snapshot(MODEL, at=1.0)
 
     def decide() -> object:
         prefixes.index.version += 1  # as if something had been sent since: the lookup is part of it

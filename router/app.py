@@ -127,6 +127,7 @@ def build(settings: Settings, log_lines: Lines | None = None) -> App:
             line.call_next(model, answering_pool(backend))
         if backend.standing.state is State.DOWN or backend not in fleet.backends:
             chooser.forget(backend)
+            fleet.forget_paces(backend)
 
     def notice(backend: Backend) -> None:
         _note_standing(backend, pairs, warm_ups)
@@ -164,7 +165,7 @@ def build(settings: Settings, log_lines: Lines | None = None) -> App:
     explainer = Explainer(fleet, chooser, permits, line, pairs, clock)
     changes.routes.append(Explain(gateway, explainer, operators, limits, ids).route)
     operations = operations_app(fleet, pairs, readiness, registry, changes, clock)
-    view = Console(fleet, pairs, permits, line, recent, autoscaler, lambda: chooser.mode, clock)
+    view = Console(fleet, pairs, permits, line, recent, autoscaler, lambda: chooser.modes.mode, clock)
     for routes in (scaling(autoscaler), console(view, readiness, operators)):
         operations.include_router(routes)
     data_guards, operations_guards = _guards(settings, edge_metrics, ids, readiness)

@@ -20,7 +20,7 @@ from router.telemetry.logs import configure
 
 DEFAULTS = {
     "listen": {"host": "127.0.0.1"},
-    "routing": {"min_novel_tokens": 0, "min_concurrency": 0},
+    "routing": {"min_novel_tokens": 0, "min_concurrency": 0, "rule": "thresholds"},
     "drain": {"drain_accept_s": 0, "drain_timeout_s": 5},
     "pairs": {"warm_up": False},  # what is counted is what was asked
 }

@@ -20,8 +20,9 @@ from router.retries import Retries, Tries
 from router.routing.choose import Chooser
 from router.routing.route import Route, Shortage
 from router.routing.sent import Sent
+from router.routing.timed import Timed
 from router.settings import Role
-from router.telemetry.events import Clock, Journey, NoTraces, Observer, Traces
+from router.telemetry.events import Clock, Journey, NoTraces, Observer, RouteKind, Traces
 
 UNTRACED = NoTraces()
 
@@ -84,17 +85,20 @@ class Gateway:
         route = await self._place(call, tries, journey)
         try:
             with (  # admit, lease
+                Timed(call, route, self.clock()) as timed,
                 Grant(self.permits, route.decode, route.prefill, call.prompt_tokens, route.cached_tokens) as grant,
                 Sent(self.chooser.prefixes, call, route) as sent,
             ):
                 journey.chosen(route.kind, route.reason, route.decode.id, route.prefill.id if route.prefill else None)
-                legs = Legs(route.decode, route.prefill, partial(_prefill_over, grant, sent))
+                legs = Legs(route.decode, route.prefill, partial(self._prefill_over, grant, sent, timed))
                 async with self.exchange.open(call, legs, journey) as opened:
                     grant.answer_began()
                     sent.answered(0)
+                    timed.answer_began(self.clock(), handed_over=journey.route is RouteKind.DISAGGREGATED)
                     self.retries.worked(route, journey)
                     await relay(opened, client, journey)
                     sent.answered(journey.generated_tokens)
+                    timed.ended(journey.generated_tokens, self.clock())
                     self.chooser.learn(call, journey.usage or journey.prefill_usage)
         except EngineFault as fault:
             await self.retries.after(fault, route, tries, journey)
@@ -143,7 +147,7 @@ class Gateway:
     def _choose(self, call: Call, tries: Tries, journey: Journey, *, avoid: frozenset[Backend]) -> Route | Shortage:
         """The route of a call, or the pool that has no room for it now. Raises what the client is told else."""
         journey.stream, journey.prompt_tokens = call.stream, call.prompt_tokens
-        snapshot = self.fleet.snapshot(call.model, avoid).of_known_model()
+        snapshot = self.fleet.snapshot(call.model, avoid, self.clock()).of_known_model()
         journey.model, journey.arm = call.model, self.chooser.modes.arm(call.trace.request_id)
         route = self.chooser.choose(call, snapshot, local=tries.local)
         if isinstance(route, Shortage):
@@ -152,8 +156,8 @@ class Gateway:
                 raise Unavailable(f"no {route.pool} engine is available", code=route.reason)
         return route
 
-
-def _prefill_over(grant: Grant, sent: Sent, outcome: Outcome) -> None:
-    """Who is to hear how a prefill leg ended."""
-    grant.settle_prefill(outcome)
-    sent.prefill_over(outcome)
+    def _prefill_over(self, grant: Grant, sent: Sent, timed: Timed, outcome: Outcome) -> None:
+        """Who is to hear how a prefill leg ended."""
+        grant.settle_prefill(outcome)
+        sent.prefill_over(outcome)
+        timed.prefill_over(outcome, self.clock())

@@ -277,6 +277,17 @@ class Routing(Section):
     mode_otherwise: Mode = Field(
         "local", description="Mode of the other requests: what to compare with, as if there were no hand-overs."
     )
+    rule: Literal["learnt", "thresholds"] = Field(
+        "learnt",
+        description="`learnt` goes by what hand-overs and prefills took, and by the thresholds until that is known; "
+        "`thresholds` by those alone.",
+    )
+    stall_weight: float = Field(
+        0.05,
+        ge=0,
+        description="A second for which a stream is held up, as seconds until a first token: with 10 to 20 streams a "
+        "hand-over over a fast link is worth it.",
+    )
     prefill_policy: PolicyName = Field(
         "prefix_aware", description="What an engine holds of a prompt against what it has to do; see routing.md."
     )

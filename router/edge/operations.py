@@ -37,10 +37,10 @@ def operations_app(
 
     @app.get("/fleet")
     async def fleet_now() -> dict[str, Any]:
-        """Pools, engines, their state and why; pairs that cannot hand over."""
+        """Pools, engines, their state and why; pairs that cannot hand over, or take too long."""
         now = clock()
-        told = {"quarantined_pairs": list(pairs.quarantined(now)), "warm_ups": pairs.warm_ups(now)}
-        return fleet.describe(now) | told
+        told = {"quarantined_pairs": list(pairs.quarantined(now)), "slow_pairs": list(fleet.slow_pairs())}
+        return fleet.describe(now) | told | {"warm_ups": pairs.warm_ups(now)}
 
     @app.get("/metrics")
     async def metrics(request: Request) -> Response:

@@ -36,7 +36,7 @@ class Explainer:
 
         Raises `UnknownModel`.
         """
-        explained = self.chooser.explain(call, self.fleet.snapshot(call.model).of_known_model(), mode)
+        explained = self.chooser.explain(call, self.fleet.snapshot(call.model, at=self.clock()).of_known_model(), mode)
         return {
             "outcome": self._outcome(call, explained.outcome),
             "request": self._request(call),

@@ -9,7 +9,9 @@ from router.engines.dialect import Dialect, PairedDialect
 from router.engines.handoff import KvPeers
 from router.fleet.identity import Identity
 from router.fleet.lease import Lease
+from router.fleet.links import Links
 from router.fleet.load import Load
+from router.fleet.pace import Paces
 from router.fleet.progress import Progress
 from router.fleet.standing import Standing
 from router.fleet.unfinished import Unfinished
@@ -55,6 +57,8 @@ class Backend:
         self.progress = Progress()
         self.unfinished = Unfinished()
         self.load = Load()
+        self.paces = Paces()
+        self.links = Links()
         self.models: Mapping[str, ModelCard] = {name: ModelCard(name) for name in settings.models}
         self.kv_peers: KvPeers = {}
         self.cache_tokens: int | None = None
@@ -64,6 +68,10 @@ class Backend:
         """What the engine tells of itself decides its group, unless one is configured."""
         self.identity = identity
         self.group = self.settings.group or identity.group
+
+    def forget_paces(self) -> None:
+        """It is another engine now, or may be: how fast it was is void."""
+        self.paces, self.links = Paces(), Links()
 
     @property
     def dialect(self) -> Dialect:
@@ -101,8 +109,18 @@ class Backend:
             "inflight_requests": self.load.requests,
             "inflight_tokens": self.load.tokens,
             "local_tokens": self.load.local_tokens,
+            "learnt": self._learnt(),
+            "others_requests": self.load.others_requests,
             "engine_gauges": asdict(self.progress.gauges) if self.progress.gauges else None,
             "kv_peers": {engine: f"{host}:{port}" for engine, (host, port) in self.kv_peers.items()},
+        }
+
+    def _learnt(self) -> dict[str, float | None]:
+        """How fast it is, as far as requests have shown."""
+        prefill, decode = self.paces.compute.tokens_per_s, self.paces.decode.tokens_per_s
+        return {
+            "prefill_tokens_per_s": round(prefill) if prefill else None,
+            "decode_tokens_per_s": round(decode, 1) if decode else None,
         }
 
     def __repr__(self) -> str:

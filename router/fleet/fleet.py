@@ -6,6 +6,7 @@ from typing import Any, Self
 
 from router.errors import NotFound, UnknownModel
 from router.fleet.backend import Backend, ModelCard
+from router.fleet.links import COMPARED_TOKENS
 from router.fleet.standing import State
 from router.settings import Role
 
@@ -16,7 +17,7 @@ class Snapshot:
 
     Their loads are read live: choosing and granting happen without an await in between, so nothing moves meanwhile.
     `known` tells whether any engine serves the model, usable or not, `prefill_known` whether a prefill engine does;
-    `inflight` counts the whole fleet's requests.
+    `inflight` counts the whole fleet's requests; `at` is the moment (monotonic seconds).
     """
 
     model: str
@@ -26,6 +27,7 @@ class Snapshot:
     decode: Sequence[Backend]
     aggregated: Sequence[Backend]
     inflight: int
+    at: float = 0.0
 
     def of_known_model(self) -> Self:
         """Itself. Raises `UnknownModel` where no engine serves the model."""
@@ -44,13 +46,13 @@ class Fleet:
         self.backends: tuple[Backend, ...] = tuple(backends)
         self.sources: dict[str, str | None] = {}
 
-    def snapshot(self, model: str, avoid: Collection[Backend] = ()) -> Snapshot:
-        """What can serve `model` now, without the engines to `avoid`."""
+    def snapshot(self, model: str, avoid: Collection[Backend] = (), at: float = 0.0) -> Snapshot:
+        """What can serve `model` now, which is `at`, without the engines to `avoid`."""
         serving = [b for b in self.backends if model in b.models]
         usable = [b for b in serving if b.standing.usable and b not in avoid]
         prefill, decode, aggregated = ([b for b in usable if b.role is role] for role in Role)
         prefill_known = bool(prefill) or any(b.role is Role.PREFILL for b in serving)
-        return Snapshot(model, bool(serving), prefill_known, prefill, decode, aggregated, self.inflight)
+        return Snapshot(model, bool(serving), prefill_known, prefill, decode, aggregated, self.inflight, at)
 
     @property
     def inflight(self) -> int:
@@ -97,6 +99,24 @@ class Fleet:
         pool = [b for b in self.backends if b.role is backend.role and b.standing.state is not State.DOWN]
         out = sum(b.standing.state in (State.EJECTED, State.TRIAL) for b in pool if b is not backend)
         return 2 * (out + 1) <= len(pool)
+
+    def forget_paces(self, backend: Backend) -> None:
+        """An engine has started anew, or is gone: what was learnt of it and its links is void."""
+        backend.forget_paces()
+        for other in self.backends:
+            other.links.forget(backend.id)
+
+    def slow_pairs(self) -> Iterator[dict[str, Any]]:
+        """Pairs that need longer to hand a prompt over than decode, or else prefill, needs to compute it."""
+        by_id = {backend.id: backend for backend in self.backends}
+        for decode in self.backends:
+            for prefill_id, link in decode.links.items():
+                prefill = by_id.get(prefill_id)
+                speed = decode.paces.compute.tokens_per_s or (prefill and prefill.paces.compute.tokens_per_s)
+                took_s = link.compared_s
+                if speed and took_s and took_s > COMPARED_TOKENS / speed:
+                    told_s = {"handover_s": round(took_s, 3), "compute_s": round(COMPARED_TOKENS / speed, 3)}
+                    yield {"prefill": prefill_id, "decode": decode.id, "tokens": COMPARED_TOKENS} | told_s
 
     def serves(self, model: str) -> bool:
         """Whether any engine serves the model, usable now or not."""

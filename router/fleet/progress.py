@@ -11,10 +11,14 @@ from router.engines.gauges import Gauges
 
 
 class Progress:
-    """Signs of work of one engine. `last_at` (monotonic seconds) is None for an engine that shows no counters."""
+    """Signs of work of one engine, and when it was last asked for them.
+
+    `last_at` and `read_at` (monotonic seconds) are None for an engine that shows no counters.
+    """
 
     def __init__(self) -> None:
         self.gauges: Gauges | None = None
+        self.read_at: float | None = None
         self.last_at: float | None = None
 
     def note(self, gauges: Gauges, at: float) -> None:
@@ -24,7 +28,7 @@ class Progress:
         """
         if self.gauges is None or replace(gauges, waiting=self.gauges.waiting) != self.gauges:
             self.last_at = at
-        self.gauges = gauges
+        self.gauges, self.read_at = gauges, at
 
     def since(self, at: float) -> bool:
         """Whether there was a sign of work after a moment."""

@@ -1,6 +1,7 @@
 """How much has each engine to do, as it counts itself? Their `/metrics` are read all the time, one after the other.
 
-The pages of a large fleet are spread over the interval, so that reading them never holds up the loop.
+The pages of a large fleet are spread over the interval, so that reading them never holds up the loop. What they say is
+good for `FRESH` intervals; then it is not known what others have on an engine.
 """
 
 import asyncio
@@ -17,6 +18,8 @@ from router.telemetry.events import Clock
 MAX_PAGE_BYTES = 4 << 20
 """A page of vLLM has some 100 KB."""
 
+FRESH = 3
+
 
 class Scraper:
     """Reads the engines' metrics until cancelled. An engine without any is left as unknown."""
@@ -28,6 +31,12 @@ class Scraper:
         self._clock = clock
         self._reading: set[Backend] = set()
 
+    def forget_stale(self, backend: Backend) -> None:
+        """What others have on an engine is not known any more, unless it was read lately."""
+        read_at = backend.progress.read_at
+        if read_at is None or self._clock() - read_at > FRESH * self._rules.interval_s:
+            backend.load.note_others()
+
     async def run(self) -> None:
         """Read for ever, each engine once an interval; one that is slow is left out until it has answered."""
         async with asyncio.TaskGroup() as group:
@@ -35,6 +44,7 @@ class Scraper:
                 backends = self._fleet.backends
                 for backend in backends:
                     await asyncio.sleep(self._rules.interval_s / len(backends))
+                    self.forget_stale(backend)
                     if backend not in self._reading:
                         self._reading.add(backend)
                         group.create_task(self._read(backend), name=f"scrape {backend.id}")
@@ -58,7 +68,10 @@ class Scraper:
         if gauges := read_gauges(page):
             backend.progress.note(gauges, self._clock())
             backend.cache_tokens = backend.cache_tokens or cache_tokens(page)
-            backend.unfinished.note(asked_at, gauges.waiting + gauges.running, sent + load.ever - ever)
+            ours, theirs = sent + load.ever - ever, gauges.waiting + gauges.running
+            backend.unfinished.note(asked_at, theirs, ours)
+            in_use_tokens = int(gauges.kv_usage_ratio * (backend.cache_tokens or 0))
+            load.note_others(theirs - ours, in_use_tokens - load.tokens)
 
     async def _read(self, backend: Backend) -> None:
         try:

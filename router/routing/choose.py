@@ -4,6 +4,7 @@ The engine that answers is chosen first, as it may hold the prompt's beginning; 
 is computed there or by a prefill engine, which is chosen last.
 """
 
+import math
 import random
 from collections.abc import Callable, Collection, Sequence
 from copy import copy
@@ -12,12 +13,14 @@ from typing import get_args
 from router.call import Call
 from router.fleet.backend import Backend
 from router.fleet.fleet import Snapshot
+from router.fleet.links import SLOW_TIMES
 from router.routing.disaggregation import Home, Pools, Reason, decide, is_novel
 from router.routing.explanation import Explanation, Rule, Watch, unmoved
 from router.routing.modes import Modes
 from router.routing.policies import policy
 from router.routing.prefix.prefixes import Prefixes, prefixes_for
 from router.routing.route import Route, Shortage
+from router.routing.times import Times, quick, times
 from router.settings import Mode, Role, Routing
 from router.telemetry.events import RouteKind
 from router.usage import Usage
@@ -26,6 +29,10 @@ Room = Callable[[Sequence[Backend], int], list[Backend]]
 Partners = Callable[[Backend, Sequence[Backend]], list[Backend]]
 Cold = Callable[[], Collection[tuple[str, str]]]
 
+
+Judgement = tuple[bool, Reason, list[Backend], Times | None]
+
+NOVEL = (Reason.NOVEL_PROMPT, Reason.FASTER_REMOTE, Reason.TRIAL)
 
 MISSED = (Reason.PREFILL_UNAVAILABLE, Reason.PREFILL_SATURATED)
 """The prompt should be computed by a prefill engine, and cannot be now."""
@@ -116,25 +123,35 @@ class Chooser:
         home = self._decode_policy.pick(self._acquainted(decode, snapshot), call) if decode else None
         if local:
             return self._alone(call, home, decode, snapshot, Reason.HANDOVER_FAILED)
-        remote, reason, partners = self._judge(call, home, snapshot)
+        remote, reason, partners, times = self._judge(call, home, snapshot)
         if reason in MISSED and (paired := self._with_roomy_partner(decode, snapshot, call)):
             home = self._decode_policy.pick(paired, call)
-            remote, reason, partners = self._judge(call, home, snapshot)
-        if reason is Reason.NOVEL_PROMPT and (holder := self._aggregated_holder(call, snapshot)):
+            remote, reason, partners, times = self._judge(call, home, snapshot)
+        if reason is Reason.SLOW_HANDOVER and times and (linked := _with_a_faster_link(decode, home, times)):
+            other = self._decode_policy.pick(linked, call)
+            there = self._judge(call, other, snapshot)
+            if _is_better(there, times, self._rules):
+                home, (remote, reason, partners, _) = other, there
+        if reason in NOVEL and (holder := self._aggregated_holder(call, snapshot)):
             return self._route(RouteKind.AGGREGATED, call, holder, None, Reason.CONTINUATION)
         if remote and home is not None:
-            prefill = self._prefill_policy.pick(self._warm(partners, home), call)
+            able = quick(self._warm(partners, home), home, snapshot.at)
+            prefill = self._prefill_policy.pick(able, call)
             return self._route(RouteKind.DISAGGREGATED, call, home, prefill, reason)
         if reason in MISSED and self._rules.on_prefill_unavailable == "fail":
             return _short_of_prefill(reason)
         return self._alone(call, home, decode, snapshot, reason)
 
-    def _judge(self, call: Call, home: Backend | None, snapshot: Snapshot) -> tuple[bool, Reason, list[Backend]]:
+    def _judge(self, call: Call, home: Backend | None, snapshot: Snapshot) -> Judgement:
         """What the rule says if `home` answers, and the prefill engines with room that could hand over to it."""
         partners = self._partners(home, snapshot.prefill) if home is not None else []
         roomy = self._roomy(partners, call)
         pools = Pools(bool(partners), bool(roomy), home is not None, snapshot.inflight)
-        return *self._rule(call, self._facts(call, home), pools, self.rules_of(call)), roomy
+        learnt = None
+        if home is not None and home.links and self._rules.rule == "learnt":
+            held = self.prefixes.held(call) if self.prefixes else {}
+            learnt = times(call, home, quick(roomy or partners, home, snapshot.at), held, self._rules, snapshot.at)
+        return *self._rule(call, self._facts(call, home), pools, self.rules_of(call), learnt), roomy, learnt
 
     def _acquainted(self, decode: Sequence[Backend], snapshot: Snapshot) -> Sequence[Backend]:
         """Those that have met a prefill engine, if there are any."""
@@ -207,6 +224,20 @@ class Chooser:
 
     def _roomy(self, backends: Sequence[Backend], call: Call) -> list[Backend]:
         return self._with_room(backends, call.prompt_tokens)
+
+
+def _with_a_faster_link(decode: Sequence[Backend], home: Backend | None, here: Times) -> list[Backend]:
+    """Engines to which KV comes far faster than it would to `home`."""
+    limit_s = (here.link_s or math.inf) / SLOW_TIMES
+    return [d for d in decode if d is not home and d.links.best_s is not None and d.links.best_s < limit_s]
+
+
+def _is_better(there: Judgement, here: Times, rules: Routing) -> bool:
+    """Whether a hand-over to another engine beats computing the prompt on this one."""
+    remote, _, _, learnt = there
+    if not remote or learnt is None or learnt.remote_s is None:
+        return False
+    return learnt.remote_s < here.cost_of_staying_s(rules.stall_weight)
 
 
 def _short_of_prefill(reason: Reason) -> Shortage:

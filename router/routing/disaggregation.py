@@ -1,14 +1,16 @@
 """Should the prompt be computed on another engine than the answer? The rule, as one pure function.
 
 Two engines pay when what is new in the prompt is long enough that computing it would stall the streams of a decode
-engine for longer than handing its KV over takes. What the decode engine has cached already needs neither. Everything
-that speaks against two engines has a name, and the names are counted.
+engine for longer than handing its KV over takes. What the decode engine has cached already needs neither. How long each
+takes is learnt; until it is, thresholds stand for it. Everything that speaks for one or two engines has a name, and the
+names are counted.
 """
 
 from dataclasses import dataclass
 from enum import StrEnum
 
 from router.call import Call
+from router.routing.times import Times
 from router.settings import Routing
 
 
@@ -16,8 +18,12 @@ class Reason(StrEnum):
     """Why a request was disaggregated, or not."""
 
     NOVEL_PROMPT = "novel_prompt"
+    FASTER_REMOTE = "faster_remote"
+    TRIAL = "trial"
     DECODE_BUSY = "decode_busy"
     ENGINE_REQUIRES = "engine_requires"
+    SLOW_HANDOVER = "slow_handover"
+    FASTER_LOCAL = "faster_local"
     SHORT_PROMPT = "short_prompt"
     CONTINUATION = "continuation"
     LOW_CONCURRENCY = "low_concurrency"
@@ -54,15 +60,22 @@ class Home:
     decodes_alone: bool = True
 
 
-def decide(call: Call, home: Home, pools: Pools, rules: Routing) -> tuple[bool, Reason]:
-    """Whether to disaggregate `call`, and why. What cannot work comes first, then what would not pay."""
+WEIGHED = (Reason.SLOW_HANDOVER, Reason.FASTER_LOCAL)
+"""A hand-over would have taken longer, by what has been learnt."""
+
+
+def decide(call: Call, home: Home, pools: Pools, rules: Routing, times: Times | None = None) -> tuple[bool, Reason]:
+    """Whether to disaggregate `call`, and why. What cannot work comes first, then what would not pay.
+
+    `times` is what each way would take as far as that was learnt, None if nothing was.
+    """
     if call.undisaggregatable:
         return False, Reason.NOT_DISAGGREGATABLE
     if call.max_tokens is not None and call.max_tokens <= 1:
         return False, Reason.SINGLE_TOKEN
     if not pools.decode_usable:
         return False, Reason.DECODE_UNAVAILABLE
-    remote, reason = _wanted(call, home, pools, rules)
+    remote, reason = _wanted(call, home, pools, rules, times)
     if remote and not pools.prefill_usable:
         return False, Reason.PREFILL_UNAVAILABLE
     if remote and not pools.prefill_room:
@@ -77,18 +90,38 @@ def is_novel(call: Call, cached_tokens: int, rules: Routing) -> bool:
     return large_part or novel >= rules.max_local_tokens
 
 
-def _wanted(call: Call, home: Home, pools: Pools, rules: Routing) -> tuple[bool, Reason]:
-    """What would be best if there were a prefill engine."""
+def _wanted(call: Call, home: Home, pools: Pools, rules: Routing, times: Times | None) -> tuple[bool, Reason]:
+    """What would be best if there were a prefill engine with room."""
     if not home.decodes_alone:
         return True, Reason.ENGINE_REQUIRES
     if rules.mode == "local":
         return False, Reason.FORCED_LOCAL
-    against = None if rules.mode == "disaggregated" else _does_not_pay(call, home, pools, rules)
+    if rules.mode == "disaggregated":
+        return True, Reason.NOVEL_PROMPT
+    if times is not None and (by_times := _by_times(call, home, pools, times, rules)):
+        return by_times
+    against = _does_not_pay(call, home, pools, rules)
     if against is None:
         return True, Reason.NOVEL_PROMPT
     if pools.prefill_room and _over_budget(call, home, rules):
         return True, Reason.DECODE_BUSY
     return False, against
+
+
+def _by_times(call: Call, home: Home, pools: Pools, times: Times, rules: Routing) -> tuple[bool, Reason] | None:
+    """What is faster, where that is known and the prompt is no short one; None leaves it to the thresholds."""
+    if not is_novel(call, home.cached_tokens, rules) and not _over_budget(call, home, rules):
+        return None
+    staying_s = times.cost_of_staying_s(rules.stall_weight)
+    if max(times.handover_s or 0.0, times.late_s) >= staying_s:
+        against = Reason.SLOW_HANDOVER
+    elif times.remote_s is None or not times.stay_is_known:
+        return None
+    elif times.remote_s < staying_s:
+        return True, Reason.FASTER_REMOTE
+    else:
+        against = Reason.FASTER_LOCAL
+    return (True, Reason.TRIAL) if times.trial and pools.prefill_room else (False, against)
 
 
 def _does_not_pay(call: Call, home: Home, pools: Pools, rules: Routing) -> Reason | None:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from router.fleet.backend import Backend
-from router.routing.disaggregation import Reason
+from router.routing.disaggregation import WEIGHED, Reason
 from router.settings import Role
 from router.telemetry.events import RouteKind
 
@@ -26,6 +26,11 @@ class Route:
     def cached_tokens(self) -> int:
         """What the engine that computes the prompt need not compute."""
         return self.decode_cached_tokens if self.prefill is None else self.prefill_cached_tokens
+
+    @property
+    def weighed(self) -> bool:
+        """Whether a hand-over came into question by its time."""
+        return self.prefill is not None or self.reason in WEIGHED
 
     @property
     def draws_on(self) -> tuple[Role, ...]:

@@ -33,7 +33,11 @@ class SimConfig:
     decode_step_s: float | None = None
     """Overrides the profile: a step with streams in it takes this long, beside what prompts add to it."""
     link_gb_per_s: float = 12.0
-    """What 100 GbE RoCE carries; a queue, so that concurrent pulls share it."""
+    """What 100 GbE RoCE carries; a queue, so that concurrent pulls share it.
+
+    KV moves at the speed of the slower of two engines, so that a slow prefill engine has a slow link to every decode
+    engine, and one beside it a fast one.
+    """
     lease_s: float = 30.0
     kv_load_failure_policy: KvLoadFailurePolicy = "fail"
     side_channel_port: int = 0

@@ -75,7 +75,7 @@ class Peers:
         if "error" in head:
             raise TransferError(head["error"])
         size_bytes = len(blocks) * self._config.block_bytes
-        await self._carry(size_bytes)
+        await self._carry(size_bytes, peer, head["link_gb_per_s"])
         self._counters.transfer_bytes.observe(size_bytes)
         self._counters.transfer_s.observe(self._loop.time() - asked_s)
         return unpack_blocks(tail)
@@ -128,13 +128,13 @@ class Peers:
             else:
                 return peer
 
-    async def _carry(self, size_bytes: int) -> None:
-        """Wait until the link has carried so many bytes after everything that it carries already."""
-        duration_s = size_bytes / (self._config.link_gb_per_s * 1e9) * self._config.time_scale
-        now_s = self._loop.time()
-        self._link_free_s = max(self._link_free_s, now_s) + duration_s
-        if duration_s:
-            await asyncio.sleep(self._link_free_s - now_s)
+    async def _carry(self, size_bytes: int, peer: "_Peer", peer_gb_per_s: float) -> None:
+        """Wait until both ends of the link have carried so many bytes after everything that they carry already."""
+        now_s, byte_s = self._loop.time(), self._config.time_scale / 1e9
+        self._link_free_s = max(self._link_free_s, now_s) + size_bytes * byte_s / self._config.link_gb_per_s
+        peer.link_free_s = max(peer.link_free_s, now_s) + size_bytes * byte_s / peer_gb_per_s
+        if (wait_s := max(self._link_free_s, peer.link_free_s) - now_s) > 0:
+            await asyncio.sleep(wait_s)
 
     def _beat(self) -> None:
         self._heartbeat = None
@@ -160,6 +160,7 @@ class _Peer:
 
     def __init__(self) -> None:
         self.wire = Wire(self._received, self._lost, lambda _wire: None)
+        self.link_free_s = 0.0
         self._asked: dict[int, asyncio.Future[tuple[Head, bytes]]] = {}
         self._questions = 0
 

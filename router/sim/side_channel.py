@@ -17,10 +17,14 @@ def compatibility(config: SimConfig) -> str:
 
 
 class SideChannel:
-    """Answers handshakes, pulls, notifications and heartbeats. A frozen engine's one takes them and says nothing."""
+    """Answers handshakes, pulls, notifications and heartbeats. A frozen engine's one takes them and says nothing.
+
+    With the blocks goes how fast this end of the link is, `link_gb_per_s`, which may change.
+    """
 
     def __init__(self, config: SimConfig, engine_id: str, leases: Leases) -> None:
         self.port = config.side_channel_port
+        self.link_gb_per_s = config.link_gb_per_s
         self._config = config
         self._engine_id = engine_id
         self._leases = leases
@@ -79,7 +83,7 @@ class SideChannel:
         except UnknownBlockError as error:
             wire.send({"id": head["id"], "error": str(error)})
         else:
-            wire.send({"id": head["id"]}, pack_blocks(contents))
+            wire.send({"id": head["id"], "link_gb_per_s": self.link_gb_per_s}, pack_blocks(contents))
 
     def _notify(self, _wire: Wire, head: Head) -> None:
         self._leases.notified(head["request_id"])

@@ -15,6 +15,7 @@ from router.admission.line import Line
 from router.admission.permits import Permits
 from router.errors import Outcome
 from router.fleet.fleet import Fleet
+from router.fleet.links import COMPARED_TOKENS
 from router.fleet.pairs import Pairs
 from router.fleet.standing import State
 from router.settings import Role
@@ -230,6 +231,7 @@ class FleetMetrics(Collector):
             tokens.add_metric(labels, backend.load.tokens)
         yield from (up, state, thawed, requests, tokens)
         yield from self._engines_own()
+        yield from self._learnt()
         permits = GaugeMetricFamily(f"{PREFIX}_permits", "Permits of a pool's engines.", labels=("pool", "state"))
         for role in Role:
             free, taken = self._permits.of_pool([b for b in self._fleet.backends if b.role is role])
@@ -250,6 +252,11 @@ class FleetMetrics(Collector):
             "Pairs of engines that are left alone, as their hand-overs failed.",
             value=float(len(list(self._pairs.quarantined(self._clock())))),
         )
+        yield GaugeMetricFamily(
+            f"{PREFIX}_slow_pairs",
+            "Pairs of engines between which a hand-over takes longer than computing the prompt.",
+            value=float(len(list(self._fleet.slow_pairs()))),
+        )
         sources = GaugeMetricFamily(
             f"{PREFIX}_discovery_ok", "1 while a source of engines can be read.", labels=("source",)
         )
@@ -259,6 +266,35 @@ class FleetMetrics(Collector):
         yield GaugeMetricFamily(
             f"{PREFIX}_ready", "1 while at least one route is usable.", value=float(self._fleet.ready)
         )
+
+    def _learnt(self) -> Iterator[Metric]:
+        """How fast engines and links were, as far as that is known, and what others have on them."""
+        labels = ("pool", "backend")
+        prefill = GaugeMetricFamily(
+            f"{PREFIX}_learnt_prefill_tokens_per_second", "Prompt tokens that an engine computes.", labels=labels
+        )
+        decode = GaugeMetricFamily(
+            f"{PREFIX}_learnt_decode_tokens_per_second", "Tokens of one stream on an engine.", labels=labels
+        )
+        handover = GaugeMetricFamily(
+            f"{PREFIX}_learnt_handover_seconds",
+            f"A hand-over of {COMPARED_TOKENS} tokens to a decode engine, over its best link.",
+            labels=labels,
+        )
+        others = GaugeMetricFamily(
+            f"{PREFIX}_others_requests", "Requests that an engine has from others than this gateway.", labels=labels
+        )
+        for backend in self._fleet.backends:
+            where = (backend.role.value, backend.id)
+            for family, value in (
+                (prefill, backend.paces.compute.tokens_per_s),
+                (decode, backend.paces.decode.tokens_per_s),
+                (handover, backend.links.best_s),
+                (others, backend.load.others_requests),
+            ):
+                if value is not None:
+                    family.add_metric(where, value)
+        yield from (prefill, decode, handover, others)
 
     def _engines_own(self) -> Iterator[Metric]:
         """What engines that show their metrics say of themselves; an engine that begins anew begins at 0."""

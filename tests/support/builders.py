@@ -64,6 +64,22 @@ def a_backend(
     return backend
 
 
+def paced(
+    backend: Backend, *, prefill_tokens_per_s: float | None = None, decode_tokens_per_s: float | None = None
+) -> Backend:
+    """The same engine, whose requests have shown it to be that fast."""
+    for pace, speed in ((backend.paces.compute, prefill_tokens_per_s), (backend.paces.decode, decode_tokens_per_s)):
+        for tokens in (256, 4096, 16_384) if speed else ():
+            pace.note(tokens, tokens / speed)  # type: ignore[operator]
+    return backend
+
+
+def linked(prefill: Backend, decode: Backend, *, s_per_token: float, fixed_s: float = 0.01) -> None:
+    """Hand-overs from one to the other have taken so long."""
+    for tokens in (256, 4096, 16_384):
+        decode.links.begin(prefill.id, tokens, 0.0).arrived(fixed_s + s_per_token * tokens)
+
+
 def a_retries(fleet: Fleet, clock: Clock = lambda: 0.0, pairs: Pairs | None = None, **rules: Any) -> Retries:
     """Retries without pauses unless `rules` say otherwise; nobody hears of engines' states."""
     made = RetryRules(**({"min_pause_s": 0, "max_pause_s": 0} | rules))

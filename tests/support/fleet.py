@@ -31,6 +31,7 @@ AT_ONCE = {
     "routing": {
         "min_novel_tokens": 0,
         "min_concurrency": 0,
+        "rule": "thresholds",
         "prefill_policy": "least_loaded",  # that knows of no prompt that it has been sent before
         "decode_policy": "least_loaded",
     },

@@ -176,10 +176,10 @@ class WatchedFleet(Fleet):
 
     avoided: Collection[Backend] = ()
 
-    def snapshot(self, model: str, avoid: Collection[Backend] = ()) -> Snapshot:
+    def snapshot(self, model: str, avoid: Collection[Backend] = (), at: float = 0.0) -> Snapshot:
         """The same, watched."""
         self.avoided = avoid
-        return super().snapshot(model, avoid)
+        return super().snapshot(model, avoid, at)
 
     def look(self, avoid: Collection[Backend]) -> Snapshot:
         """Unwatched."""

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from router.call import Call
 from router.fleet.backend import Backend
-from router.routing.policies.least_loaded import work, work_of
+from router.routing.policies.burden import weighed, works
 from router.routing.policies.weights import Weights
 
 
@@ -21,12 +21,13 @@ class PowerOfTwo:
 
     def pick(self, candidates: Sequence[Backend], call: Call) -> Backend:
         """The better of two draws; the only candidate where there is one."""
-        drawn = self._rng.sample(candidates, k=min(2, len(candidates)))
-        return min(drawn, key=work)
+        loads = works(candidates)
+        drawn = self._rng.sample(range(len(candidates)), k=min(2, len(candidates)))
+        return candidates[min(drawn, key=loads.__getitem__)]
 
     def took(self, call: Call, engine: Backend) -> None:
         """Its load tells."""
 
     def weigh(self, candidates: Sequence[Backend], call: Call) -> Weights[tuple[float, float]]:
         """Their work; which two are compared is drawn."""
-        return work_of(candidates)
+        return weighed(candidates)

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 
 from router.call import Call
 from router.fleet.backend import Backend
-from router.routing.policies.least_loaded import pending_tokens
+from router.routing.policies.burden import pending_tokens
 from router.routing.policies.weights import Weights
 from router.routing.prefix.given import REMEMBERED
 from router.routing.prefix.prefixes import Prefixes

@@ -8,7 +8,7 @@ from router.fleet.backend import ModelCard
 from router.fleet.identity import Identity
 from router.fleet.load import Load
 from router.settings import Role
-from tests.support.builders import a_backend
+from tests.support.builders import a_backend, paced
 
 
 def test_an_engine_is_known_by_its_host_and_port() -> None:
@@ -86,9 +86,18 @@ def test_the_facts_of_the_fleet_view() -> None:
         "inflight_requests": 2,
         "inflight_tokens": 70,
         "local_tokens": 0,
+        "learnt": {"prefill_tokens_per_s": None, "decode_tokens_per_s": None},
+        "others_requests": 0,
         "engine_gauges": asdict(GAUGES),
         "kv_peers": {"engine-1": "127.0.0.1:5600"},
     }
+
+
+def test_what_was_learnt_is_among_the_facts_until_it_is_void() -> None:
+    backend = paced(a_backend(), prefill_tokens_per_s=30_000, decode_tokens_per_s=50)
+    assert backend.describe(0.0)["learnt"] == {"prefill_tokens_per_s": 30_000, "decode_tokens_per_s": 50.0}
+    backend.forget_paces()
+    assert backend.describe(0.0)["learnt"] == {"prefill_tokens_per_s": None, "decode_tokens_per_s": None}
 
 
 def test_its_key_is_never_shown() -> None:

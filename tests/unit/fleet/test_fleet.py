@@ -2,7 +2,7 @@ import pytest
 
 from router.fleet.backend import Backend, ModelCard
 from router.fleet.fleet import Fleet
-from tests.support.builders import MODEL, a_backend
+from tests.support.builders import MODEL, a_backend, linked, paced
 
 
 def with_cards(backend: Backend, *cards: ModelCard) -> Backend:
@@ -89,3 +89,34 @@ def test_who_can_stand_in_for_an_engine() -> None:
     of[3].standing.drained = True
     fleet = Fleet([*of, a_backend("prefill", 5, group="a")])
     assert fleet.stand_ins(of[0]) == [of[1]]
+
+
+def test_a_pair_is_slow_where_handing_over_takes_longer_than_computing() -> None:
+    fast, slow, decode = a_backend("prefill", 1), a_backend("prefill", 2), a_backend("decode", 3)
+    linked(fast, decode, s_per_token=1e-5)
+    linked(slow, decode, s_per_token=3e-4)
+    fleet = Fleet([fast, slow, decode])
+    assert list(fleet.slow_pairs()) == []
+    paced(slow, prefill_tokens_per_s=30_000)
+    (pair,) = fleet.slow_pairs()
+    assert pair == {
+        "prefill": slow.id,
+        "decode": decode.id,
+        "tokens": 4096,
+        "handover_s": pytest.approx(1.239),
+        "compute_s": pytest.approx(0.137),
+    }
+    paced(decode, prefill_tokens_per_s=2000)
+    assert list(fleet.slow_pairs()) == []
+
+
+def test_what_was_learnt_of_an_engine_and_its_links_is_forgotten_together() -> None:
+    prefill, other, decode = a_backend("prefill", 1), a_backend("prefill", 2), a_backend("decode", 3)
+    for engine in (prefill, other):
+        linked(paced(engine, prefill_tokens_per_s=30_000), decode, s_per_token=3e-4)
+    fleet = Fleet([prefill, other, decode])
+    fleet.forget_paces(prefill)
+    assert (prefill.paces.compute.samples, other.paces.compute.samples) == (0, 3)
+    assert [prefill_id for prefill_id, _ in decode.links.items()] == [other.id]
+    fleet.forget_paces(decode)
+    assert len(decode.links) == 0

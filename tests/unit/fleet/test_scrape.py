@@ -60,6 +60,47 @@ async def test_an_engine_that_has_all_that_was_sent_has_finished_nothing(sent: i
     assert backend.load.requests == len(leases)
 
 
+THEIRS = """vllm:num_requests_running 5
+vllm:num_requests_waiting 2
+vllm:kv_cache_usage_perc 0.5
+vllm:cache_config_info{block_size="16",num_gpu_blocks="1000"} 1
+"""
+
+
+@pytest.mark.parametrize(
+    ("sent", "others"),
+    [(0, (7, 8000)), (3, (4, 7000)), (6, (1, 5990)), (7, (0, 0)), (8, (0, 0))],
+)
+async def test_what_an_engine_has_beyond_our_requests_is_others(sent: int, others: tuple[int, int]) -> None:
+    backend = a_backend()
+    for tokens in (1000, 500, -500, 600, 400, 10, 0, 0)[:sent]:
+        backend.lease(tokens)
+    async with httpx.AsyncClient() as client:
+        with respx.mock(base_url=backend.url) as engine:
+            engine.get("/metrics").respond(text=THEIRS + PAGE)
+            await Scraper(Fleet([backend]), client, Scrapes(), now).scrape(backend)
+    assert (backend.load.others_requests, backend.load.others_kv_tokens) == others
+
+
+@virtual_time
+async def test_what_was_read_three_intervals_ago_is_not_known_any_more() -> None:
+    backend = a_backend()
+    async with httpx.AsyncClient() as client:
+        with respx.mock(base_url=backend.url) as engine:
+            page = engine.get("/metrics").respond(text=THEIRS + PAGE)
+            reading = asyncio.get_running_loop().create_task(
+                Scraper(Fleet([backend]), client, Scrapes(interval_s=1.0), now).run()
+            )
+            await asyncio.sleep(2.5)
+            page.mock(side_effect=httpx.ConnectError)
+            await asyncio.sleep(2.0)
+            assert (backend.load.others_requests, backend.load.others_kv_tokens) == (7, 8000)
+            await asyncio.sleep(2.0)
+            assert (backend.load.others_requests, backend.load.others_kv_tokens) == (0, 0)
+            reading.cancel()
+            await asyncio.wait([reading])
+
+
 @pytest.mark.parametrize(
     "answer",
     [

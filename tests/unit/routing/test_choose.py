@@ -13,7 +13,7 @@ from router.routing.modes import Modes
 from router.routing.route import Route, Shortage
 from router.settings import PolicyName, Role, Routing
 from router.telemetry.events import RouteKind
-from tests.support.builders import MODEL, a_backend, a_call
+from tests.support.builders import MODEL, a_backend, a_call, linked, paced
 
 LONG = 600
 
@@ -27,6 +27,7 @@ def choose(
     call: Call | None = None,
     full: tuple[Backend, ...] = (),
     cold: tuple[tuple[Backend, Backend], ...] = (),
+    at: float = 0.0,
     **rules: Any,
 ) -> Route | Shortage:
     """Where a long prompt goes; everything pays unless `rules` say otherwise."""
@@ -35,7 +36,7 @@ def choose(
     chooser = Chooser(
         routing, lambda pool, _: [engine for engine in pool if engine not in full], random.Random(1), cold=lambda: ids
     )
-    return chooser.choose(call or a_call(prompt_tokens=LONG), Fleet(backends).snapshot(MODEL))
+    return chooser.choose(call or a_call(prompt_tokens=LONG), Fleet(backends).snapshot(MODEL, at=at))
 
 
 def route(*backends: Backend, **how: Any) -> Route:
@@ -400,3 +401,63 @@ def test_a_session_is_bound_in_both_pools_apart(gone: str) -> None:
     assert isinstance(second, Route)
     assert kept in (second.prefill, second.decode)
     assert lost not in (second.prefill, second.decode)
+
+
+# What has been learnt
+
+
+def slow_and_fast() -> tuple[Backend, Backend, Backend]:
+    """Two prefill engines, the first with a slow link, and a decode engine; all compute as fast."""
+    slow, fast, decode = a_backend("prefill", 31), a_backend("prefill", 32), a_backend("decode", 33, requests=20)
+    for engine in (slow, fast, decode):
+        paced(engine, prefill_tokens_per_s=30_000)
+    linked(slow, decode, s_per_token=3e-4)
+    linked(fast, decode, s_per_token=1e-5)
+    return slow, fast, decode
+
+
+def test_a_slow_hand_over_is_not_made() -> None:
+    slow, _, decode = slow_and_fast()
+    assert route(slow, decode) == Route(RouteKind.LOCAL, decode, None, Reason.SLOW_HANDOVER)
+    assert route(slow, decode, rule="thresholds").reason is Reason.NOVEL_PROMPT
+
+
+def test_a_fast_one_is() -> None:
+    _, fast, decode = slow_and_fast()
+    assert route(fast, decode) == Route(RouteKind.DISAGGREGATED, decode, fast, Reason.FASTER_REMOTE)
+
+
+def test_the_engine_with_the_fast_link_is_preferred_even_if_it_has_more_to_do() -> None:
+    slow, fast, decode = slow_and_fast()
+    fast.load.tokens = 100
+    assert route(slow, fast, decode).prefill is fast
+    assert route(slow, fast, decode, rule="thresholds").prefill is fast, "which pair is not the rule's business"
+    assert route(slow, fast, decode, mode="disaggregated", full=(fast,)).prefill is slow
+
+
+def test_a_prompt_is_not_kept_waiting_for_a_full_engine_behind_a_slow_link() -> None:
+    slow, _, decode = slow_and_fast()
+    assert route(slow, decode, full=(slow,)).reason is Reason.SLOW_HANDOVER
+
+
+def test_another_decode_engine_with_a_fast_link_gets_what_this_one_would_get_slowly() -> None:
+    slow, _, decode = slow_and_fast()
+    other = paced(a_backend("decode", 34, requests=30), prefill_tokens_per_s=30_000)
+    linked(slow, other, s_per_token=1e-5)
+    assert route(slow, decode, other) == Route(RouteKind.DISAGGREGATED, other, slow, Reason.FASTER_REMOTE)
+    slow.load.tokens = 900_000
+    assert route(slow, decode, other) == Route(RouteKind.LOCAL, decode, None, Reason.SLOW_HANDOVER)
+
+
+def test_now_and_then_a_slow_link_is_tried() -> None:
+    slow, fast, decode = slow_and_fast()
+    decode.links.asked = 1000
+    assert route(slow, decode, at=0.0).reason is Reason.SLOW_HANDOVER
+    assert route(slow, decode, at=99.0) == Route(RouteKind.DISAGGREGATED, decode, slow, Reason.TRIAL)
+    assert route(slow, fast, decode, at=99.0).prefill is slow
+
+
+def test_what_was_learnt_of_an_engine_that_is_another_now_is_void() -> None:
+    slow, _, decode = slow_and_fast()
+    Fleet([slow, decode]).forget_paces(slow)
+    assert route(slow, decode).reason is Reason.NOVEL_PROMPT

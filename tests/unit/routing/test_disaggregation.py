@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.routing.disaggregation import Home, Pools, Reason, decide
+from router.routing.times import Times
 from router.settings import Routing
 from tests.support.builders import a_call
 
@@ -141,3 +142,87 @@ def test_two_engines_are_used_only_where_both_can_be(
         assert pools.prefill_room
         assert call.undisaggregatable is None
         assert mode != "local" or not home.decodes_alone
+
+
+# What has been learnt
+
+
+def learnt(**changes: Any) -> Times:
+    """Two engines and decode alone take as long."""
+    values: dict[str, Any] = {
+        "prefill_s": 0.1,
+        "handover_s": 0.1,
+        "stay_s": 0.2,
+        "stall_s": 0.0,
+        "stay_is_known": True,
+    } | changes
+    return Times(**values)
+
+
+def by_times(times: Times, pools: Pools = BUSY, rules: Routing = RULES, **call: Any) -> Reason:
+    remote, reason = decide(a_call(**{"prompt_tokens": LONG} | call), Home(), pools, rules, times)
+    assert remote is (reason in (*REMOTE, Reason.FASTER_REMOTE, Reason.TRIAL))
+    return reason
+
+
+@pytest.mark.parametrize(
+    ("times", "reason"),
+    [
+        (learnt(), Reason.FASTER_LOCAL),
+        (learnt(stay_s=0.21), Reason.FASTER_REMOTE),
+        (learnt(stall_s=1.0), Reason.FASTER_REMOTE),
+        (learnt(prefill_s=0.3, stall_s=1.0), Reason.FASTER_LOCAL),
+        (learnt(handover_s=0.19), Reason.FASTER_LOCAL),
+        (learnt(handover_s=0.2), Reason.SLOW_HANDOVER),
+        (learnt(handover_s=0.26, stall_s=1.0), Reason.SLOW_HANDOVER),
+        (learnt(late_s=0.3), Reason.SLOW_HANDOVER),
+        (learnt(trial=True), Reason.TRIAL),
+        (learnt(handover_s=0.3, trial=True), Reason.TRIAL),
+        (learnt(stay_s=0.21, trial=True), Reason.FASTER_REMOTE),
+    ],
+)
+def test_what_is_faster_is_done_where_that_is_known(times: Times, reason: Reason) -> None:
+    assert by_times(times) is reason
+
+
+@pytest.mark.parametrize("unknown", [{"prefill_s": None}, {"handover_s": None}, {"stay_is_known": False}])
+def test_what_is_not_known_is_left_to_the_thresholds_unless_the_hand_over_alone_is_too_long(
+    unknown: dict[str, Any],
+) -> None:
+    quiet = replace(BUSY, inflight=0)
+    assert by_times(learnt(**unknown)) is Reason.NOVEL_PROMPT
+    assert by_times(learnt(**unknown), quiet) is Reason.LOW_CONCURRENCY
+    assert by_times(learnt(**unknown | {"late_s": 0.3})) is Reason.SLOW_HANDOVER
+
+
+def test_short_prompts_and_continuations_stay_whatever_is_faster() -> None:
+    faster = learnt(stay_s=9.0)
+    assert by_times(faster, prompt_tokens=511) is Reason.SHORT_PROMPT
+    assert decide(a_call(prompt_tokens=3000), Home(2900), BUSY, RULES, faster) == (False, Reason.CONTINUATION)
+
+
+def test_a_quiet_fleet_goes_by_what_is_faster_as_well() -> None:
+    quiet = replace(BUSY, inflight=0)
+    assert by_times(learnt(stay_s=0.21), quiet) is Reason.FASTER_REMOTE
+    assert by_times(learnt(), quiet, prompt_tokens=9000) is Reason.FASTER_LOCAL
+
+
+def test_short_prompts_that_come_together_do_not_go_over_a_slow_link() -> None:
+    full = Home(local_tokens=8192)
+    assert decide(a_call(prompt_tokens=400), full, BUSY, RULES, learnt(handover_s=9.0)) == (False, Reason.SLOW_HANDOVER)
+    assert decide(a_call(prompt_tokens=400), full, BUSY, RULES, learnt(stay_s=9.0)) == (True, Reason.FASTER_REMOTE)
+
+
+def test_modes_and_full_pools_go_before_what_was_learnt() -> None:
+    slow, fast = learnt(handover_s=9.0), learnt(stay_s=9.0)
+    assert by_times(slow, rules=Routing(mode="disaggregated")) is Reason.NOVEL_PROMPT
+    assert by_times(fast, rules=Routing(mode="local")) is Reason.FORCED_LOCAL
+    assert by_times(fast, replace(BUSY, prefill_room=False)) is Reason.PREFILL_SATURATED
+    assert by_times(slow, replace(BUSY, prefill_room=False)) is Reason.SLOW_HANDOVER
+    assert by_times(learnt(trial=True), replace(BUSY, prefill_room=False)) is Reason.FASTER_LOCAL
+
+
+def test_how_much_the_streams_count_is_a_setting() -> None:
+    times = learnt(stall_s=1.0)
+    assert by_times(times, rules=Routing(stall_weight=0)) is Reason.FASTER_LOCAL
+    assert by_times(times, rules=Routing(stall_weight=0.01)) is Reason.FASTER_REMOTE

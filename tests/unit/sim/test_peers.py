@@ -68,6 +68,18 @@ async def test_pulls_share_the_link() -> None:
 
 
 @virtual_time
+@pytest.mark.parametrize(("ours", "theirs"), [(0.5, 1.0), (1.0, 0.5)])
+async def test_kv_moves_at_the_speed_of_the_slower_end(ours: float, theirs: float) -> None:
+    block_gb = CONFIG.block_bytes / 1e9
+    config = replace(CONFIG, time_scale=1.0, handshake_s=0.0, link_gb_per_s=ours * block_gb)
+    async with Both(config, replace(CONFIG, link_gb_per_s=theirs * block_gb)) as both:
+        loop = asyncio.get_running_loop()
+        begun_s = loop.time()
+        await asyncio.gather(*(both.peers.pull(both.remote(), [1]) for _ in range(3)))
+        assert loop.time() - begun_s == pytest.approx(6.0, abs=0.1)
+
+
+@virtual_time
 async def test_a_closed_port_fails_after_the_handshake_timeout() -> None:
     async with Both() as both:
         loop = asyncio.get_running_loop()

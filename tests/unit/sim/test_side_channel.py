@@ -64,7 +64,7 @@ async def test_a_pull_reads_and_a_notification_frees() -> None:
     async with talk() as talking:
         await talking.say({"op": "pull", "id": 2, "request_id": "request", "blocks": [1]})
         ((head, tail),) = talking.answers
-        assert (head, unpack_blocks(tail)) == ({"id": 2}, talking.cache.pool.read([1]))
+        assert (head, unpack_blocks(tail)) == ({"id": 2, "link_gb_per_s": 12.0}, talking.cache.pool.read([1]))
         assert len(talking.leases) == 1
         await talking.say({"op": "notify", "request_id": "request"})
         assert len(talking.leases) == 0

@@ -13,7 +13,7 @@ from router.settings import Admission, PairRules, Role
 from router.telemetry.events import GAPS_PER_BATCH, Journey, RouteKind
 from router.telemetry.metrics import FleetMetrics, RequestMetrics
 from router.usage import Usage
-from tests.support.builders import MODEL, a_backend
+from tests.support.builders import MODEL, a_backend, linked, paced
 
 
 class Watch:
@@ -143,6 +143,8 @@ def test_gauges_are_read_from_the_fleet() -> None:
     pairs = Pairs(PairRules(failures=1))
     pairs.failed("p:1", "d:1", 0.0)
     fleet = Fleet([up, down])
+    up.load.note_others(3)
+    linked(paced(down, prefill_tokens_per_s=20_000), paced(up, decode_tokens_per_s=40), s_per_token=1e-3)
     fleet.sources |= {"file": None, "dns decode": "no answer"}
     registry.register(FleetMetrics(fleet, permits, Line(Admission(), lambda: 1.0), pairs, lambda: 1.0))
 
@@ -153,7 +155,12 @@ def test_gauges_are_read_from_the_fleet() -> None:
     assert value("backend_up", pool="prefill", backend="127.0.0.1:2") == 0
     assert value("backend_state", pool="decode", backend="127.0.0.1:1", state="up") == 1
     assert value("backend_state", pool="prefill", backend="127.0.0.1:2", state="up") == 0
-    assert value("quarantined_pairs") == 1
+    assert (value("quarantined_pairs"), value("slow_pairs")) == (1, 1)
+    assert value("learnt_prefill_tokens_per_second", pool="prefill", backend="127.0.0.1:2") == pytest.approx(20_000)
+    assert value("learnt_prefill_tokens_per_second", pool="decode", backend="127.0.0.1:1") is None
+    assert value("learnt_decode_tokens_per_second", pool="decode", backend="127.0.0.1:1") == pytest.approx(40)
+    assert value("learnt_handover_seconds", pool="decode", backend="127.0.0.1:1") == pytest.approx(4.106)
+    assert value("others_requests", pool="decode", backend="127.0.0.1:1") == 3
     assert (value("discovery_ok", source="file"), value("discovery_ok", source="dns decode")) == (1, 0)
     assert value("queue_depth", pool="decode") == 0
     assert value("inflight_requests", pool="decode", backend="127.0.0.1:1") == 2

@@ -2,7 +2,7 @@ import random
 
 import pytest
 
-from router.routing.policies.least_loaded import LeastLoaded, pending_tokens, work
+from router.routing.policies.least_loaded import LeastLoaded
 from router.settings import Role
 from tests.support.builders import a_backend, a_call
 
@@ -19,10 +19,6 @@ def test_a_prefill_engines_work_is_its_tokens() -> None:
 def test_a_decode_engines_work_is_its_streams(role: Role) -> None:
     few_long, many_short = a_backend(role, 1, requests=1, tokens=9000), a_backend(role, 2, requests=9, tokens=90)
     assert LeastLoaded(random.Random(1)).pick([few_long, many_short], a_call()) is few_long
-
-
-def test_of_as_many_streams_the_shorter_prompts_are_less() -> None:
-    assert work(a_backend(requests=2, tokens=10)) < work(a_backend(requests=2, tokens=20))
 
 
 def test_ties_are_broken_at_random() -> None:
@@ -48,8 +44,3 @@ def test_an_engine_that_came_back_gets_a_share_of_what_the_others_have() -> None
     for _ in range(210):
         policy.pick(engines, a_call()).lease(10)
     assert [engine.load.requests for engine in engines] == [10, 100, 100]
-
-
-def test_what_is_pending_is_told_in_tokens_to_compute() -> None:
-    assert pending_tokens([a_backend("prefill", requests=3, tokens=900), a_backend("prefill")]) == [900, 0]
-    assert pending_tokens([a_backend("decode", requests=3, tokens=900)]) == [0.2 * (900 + 3 * 500)]

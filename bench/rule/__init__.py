@@ -1,0 +1,1 @@
+"""What is the rule of docs/routing.md worth, on simulated engines in real time?"""

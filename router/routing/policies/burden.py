@@ -1,0 +1,98 @@
+"""What has each engine of a pool to do? Comparable inside the pool, also where its engines are not equally fast.
+
+The gateway's own accounting is exact and at once; what an engine says that it has from others is added. An engine that
+was seen to be slower than the median of its pool has as much more to do; one that is not known is as fast as that.
+"""
+
+from collections.abc import Sequence
+
+from router.fleet.backend import Backend
+from router.routing.policies.weights import Weights
+from router.settings import Role
+
+OTHERS_PROMPT_TOKENS = 2048
+"""A request of somebody else, on a prefill engine; its length is not known."""
+
+STREAM_TOKENS = 500
+"""What a stream costs beside its KV, as KV: 15 us a step, and 31 ns for each token (fitted to an H200)."""
+
+KV_WORTH = 0.2
+"""What holding a token costs a decode engine, against computing one: 31 ns a step over some 350 steps of an answer are
+11 us; a prefill engine needs 27 to 50 us for a token."""
+
+SAME_SPEED = 1.25
+"""Engines that differ by less than this factor are equally fast: batches and pauses make as much difference."""
+
+MOST = 16.0
+"""Times that an engine counts as slower or faster than the median, at most."""
+
+
+def tokens_ahead(engine: Backend) -> int:
+    """Prompt tokens that an engine has to compute already."""
+    if engine.role is Role.PREFILL:
+        return engine.load.tokens + OTHERS_PROMPT_TOKENS * engine.load.others_requests
+    return engine.load.local_tokens
+
+
+def pending_tokens(engines: Sequence[Backend]) -> list[float]:
+    """What each engine of a pool has to do, in tokens to be computed, comparable with those of a prompt."""
+    loads = [engine.load for engine in engines]  # no call per engine: it is done for each request
+    pending: list[float]
+    if engines[0].role is Role.PREFILL:
+        pending = [load.tokens + OTHERS_PROMPT_TOKENS * load.others_requests for load in loads]
+    else:
+        pending = [
+            KV_WORTH * (load.tokens + load.others_kv_tokens + STREAM_TOKENS * (load.requests + load.others_requests))
+            for load in loads
+        ]
+    slow = slowness(engines)
+    return pending if slow is None else [tokens * times for tokens, times in zip(pending, slow, strict=True)]
+
+
+def works(engines: Sequence[Backend]) -> list[tuple[float, float]]:
+    """The same for policies that look at load only.
+
+    A prefill engine's work is its tokens: it computes prompts one after the other. A decode engine's is its streams:
+    each step serves all of them, and a prompt's length matters less. That of an engine in its slow start counts more.
+    """
+    slow = slowness(engines) or [1.0] * len(engines)
+    return [_work(engine, times / engine.standing.share) for engine, times in zip(engines, slow, strict=True)]
+
+
+def weighed(engines: Sequence[Backend]) -> Weights[tuple[float, float]]:
+    """The same, with what it is made of."""
+    parts: dict[str, Sequence[object]] = {
+        "requests": [engine.load.requests for engine in engines],
+        "tokens": [engine.load.tokens for engine in engines],
+        "others_requests": [engine.load.others_requests for engine in engines],
+        "slowness": slowness(engines) or [1.0] * len(engines),
+        "share": [engine.standing.share for engine in engines],
+    }
+    return Weights(works(engines), parts)
+
+
+def slowness(engines: Sequence[Backend]) -> list[float] | None:
+    """How many times slower than the median of them each is; None where they are equally fast, or not known."""
+    if engines[0].role is Role.PREFILL:
+        speeds = [engine.paces.compute.tokens_per_s for engine in engines]
+    else:
+        speeds = [engine.paces.decode.tokens_per_s for engine in engines]
+    known = [speed for speed in speeds if speed]
+    if not known or max(known) <= SAME_SPEED * min(known):
+        return None
+    median = sorted(known)[len(known) // 2]
+    return [_bounded(median / speed) if speed else 1.0 for speed in speeds]
+
+
+def _bounded(times: float) -> float:
+    if 1 / SAME_SPEED <= times <= SAME_SPEED:
+        return 1.0
+    return min(max(times, 1 / MOST), MOST)
+
+
+def _work(engine: Backend, times: float) -> tuple[float, float]:
+    load = engine.load
+    requests = load.requests + load.others_requests
+    if engine.role is Role.PREFILL:
+        return times * tokens_ahead(engine), times * requests
+    return times * requests, times * (load.tokens + load.others_kv_tokens)

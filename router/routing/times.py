@@ -1,0 +1,95 @@
+"""How long would each way take? What has been learnt of two engines and the link between them, for one prompt.
+
+The pair that is looked at is the decode engine that would answer and, of the prefill engines that may hand over to it,
+the one that would have the prompt computed first. Where decode's own pace is not known, prefill's stands in for it when
+a hand-over is judged, and the settings' where that is not known either: a slow link is ten times slower than both.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from router.call import Call
+from router.fleet.backend import Backend
+from router.routing.policies.burden import tokens_ahead
+from router.settings import Routing
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """Seconds until the first token, by what they are made of; None is not known.
+
+    Over two engines `prefill_s` and `handover_s`, which takes `late_s` or longer as hand-overs under way prove. On
+    decode alone `stay_s`; its streams are held up for `stall_s`, taken together; `stay_is_known`: both are learnt from
+    decode itself. `link_s` is what the pair needs for a prompt of `COMPARED_TOKENS`, `trial`: it was passed over for
+    long enough.
+    """
+
+    prefill_s: float | None
+    handover_s: float | None
+    stay_s: float
+    stall_s: float
+    stay_is_known: bool
+    late_s: float = 0.0
+    link_s: float | None = None
+    trial: bool = False
+
+    @property
+    def remote_s(self) -> float | None:
+        """Over two engines; None while a part is not known."""
+        if self.prefill_s is None or self.handover_s is None:
+            return None
+        return self.prefill_s + max(self.handover_s, self.late_s)
+
+    def cost_of_staying_s(self, stall_weight: float) -> float:
+        """On decode alone, its streams' waiting included."""
+        return self.stay_s + stall_weight * self.stall_s
+
+
+def times(
+    call: Call, home: Backend, prefill: Sequence[Backend], held: Mapping[Backend, float], rules: Routing, at: float
+) -> Times | None:
+    """For `home` as the engine that answers, and the best of some `prefill` engines; None if nothing was learnt."""
+    if not home.links or not prefill:
+        return None
+    first = _first(prefill, call.prompt_tokens, held)
+    link = home.links.get(first.id)
+    if link is None:
+        return None
+    novel = _novel(call, held.get(home, 0))
+    handover_s = link.seconds(novel)
+    own_s = home.paces.compute.seconds(novel)
+    alone_s = own_s or first.paces.compute.seconds(novel) or novel / rules.prefill_tokens_per_s
+    return Times(
+        prefill_s=first.paces.compute.seconds(_novel(call, held.get(first, 0)), tokens_ahead(first)),
+        handover_s=handover_s,
+        stay_s=alone_s * (1 + tokens_ahead(home) / max(novel, 1)),
+        stall_s=alone_s * (home.load.requests + home.load.others_requests),
+        stay_is_known=own_s is not None,
+        late_s=link.at_least_s(novel, at),
+        link_s=link.compared_s,
+        trial=home.links.is_due(first.id, at, (handover_s or 0.0) - alone_s),
+    )
+
+
+def quick(prefill: Sequence[Backend], home: Backend, at: float) -> Sequence[Backend]:
+    """Those whose link into `home` is not far slower than another's; a slow one alone when it is due for a trial."""
+    slow = home.links.slow_now(at)
+    if not slow:
+        return prefill
+    due = [engine for engine in prefill if engine.id in slow and home.links.is_due(engine.id, at)]
+    return due[:1] or [engine for engine in prefill if engine.id not in slow] or prefill
+
+
+def _first(prefill: Sequence[Backend], tokens: int, held: Mapping[Backend, float]) -> Backend:
+    """The engine that would have a prompt computed first; one whose pace is not known goes before all others."""
+    first, least_s, holds = prefill[0], math.inf, held.get
+    for engine in prefill:
+        left_s = (engine.load.tokens + tokens - holds(engine, 0)) * engine.paces.compute.s_per_token
+        if left_s < least_s:
+            first, least_s = engine, left_s
+    return first
+
+
+def _novel(call: Call, held_tokens: float) -> int:
+    return max(0, call.prompt_tokens - int(held_tokens))
