@@ -17,7 +17,7 @@ UV := uv==0.13.9
 bin := $(VENV)/bin
 python := $(bin)/python
 pip_install := $(python) -m pip install --disable-pip-version-check --quiet
-lock := build/uv/bin/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --group build --extra dns --extra otel \
+lock := build/uv/bin/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --group build --extra dns --extra kv-events --extra otel \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" --quiet --upgrade
 
 # The first of $(PYTHON) that is 3.11 or newer; fails with what to install.

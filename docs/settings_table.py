@@ -94,7 +94,7 @@ def _kind(kind: Any) -> str:  # noqa: ANN401 - an annotation may be anything
 def _default(field: FieldInfo) -> str:
     if field.default is PydanticUndefined:
         return "required"
-    if field.default in (None, ()):
+    if field.default in (None, (), ""):
         return "-"
     return f"`{str(field.default).lower() if isinstance(field.default, bool) else field.default}`"
 

@@ -48,6 +48,7 @@ from router.explain.explainer import Explainer
 from router.fleet.backend import Backend
 from router.fleet.discovery.sources import Sources
 from router.fleet.fleet import Fleet
+from router.fleet.kv_events.subscriptions import Subscriptions
 from router.fleet.membership import Membership
 from router.fleet.pairs import Pairs
 from router.fleet.probes import Prober
@@ -59,11 +60,22 @@ from router.retries import Notice, Retries
 from router.routing.choose import Chooser, Partners, in_group
 from router.scaling.autoscaler import Autoscaler, Capacity
 from router.scaling.pace import Pace
-from router.settings import BackendSettings, Listen, Ops, Settings, clients_key, engine_key, operators_token
+from router.settings import (
+    NO_KV_EVENTS,
+    BackendSettings,
+    Listen,
+    Ops,
+    Settings,
+    clients_key,
+    engine_key,
+    kv_events_installed,
+    operators_token,
+)
 from router.supervision import Tasks
 from router.telemetry.audit import Audit
 from router.telemetry.edge import EdgeMetrics
 from router.telemetry.events import Clock, NoTraces, Observer, Traces
+from router.telemetry.kv_events import KvEventMetrics
 from router.telemetry.logs import AccessLog, Lines, configure
 from router.telemetry.loop_lag import LoopLag
 from router.telemetry.metrics import FleetMetrics, RequestMetrics
@@ -94,6 +106,7 @@ class App:
     readiness: Readiness
     prober: Prober
     scraper: Scraper
+    kv_events: Subscriptions | None
     membership: Membership
     autoscaler: Autoscaler
     data: DataApp
@@ -144,6 +157,8 @@ def build(settings: Settings, log_lines: Lines | None = None) -> App:
     traces, tracing = _traces(settings)
     pace, recent = Pace(), Recent(clock)
     autoscaler = _autoscaler(settings, fleet, line, pace, registry)
+    truth = chooser.prefixes.truth if chooser.prefixes else None
+    registry.register(KvEventMetrics(fleet, truth.estimated_tokens if truth else None))
     gateway = Gateway(
         fleet=fleet,
         chooser=chooser,
@@ -182,6 +197,7 @@ def build(settings: Settings, log_lines: Lines | None = None) -> App:
         readiness=readiness,
         prober=prober,
         scraper=Scraper(fleet, client, settings.scrapes, clock),
+        kv_events=Subscriptions(fleet, truth) if truth else None,
         membership=membership,
         autoscaler=autoscaler,
         data=DataApp(gateway, fleet, limits, ids),
@@ -272,9 +288,11 @@ def _guards(settings: Settings, metrics: EdgeMetrics, ids: RequestIds, readiness
 
 
 def _backend(settings: Settings, backend: BackendSettings) -> Backend:
-    """An engine of the fleet. Raises `InvalidRequest` when its key is not in the environment."""
+    """An engine of the fleet. Raises `InvalidRequest` when its key, or what its KV events take, is not there."""
     if backend.key_env and not os.environ.get(backend.key_env):
         raise InvalidRequest(f"the environment variable {backend.key_env} is not set", param="key_env")
+    if backend.kv_events and not kv_events_installed():
+        raise InvalidRequest(f"kv_events: {NO_KV_EVENTS}", param="kv_events")
     key = engine_key(backend)
     return Backend(
         backend,
@@ -333,6 +351,8 @@ async def running(settings: Settings, log_lines: Lines | None = None) -> AsyncIt
         await app.prober.probe_all()
         background.spawn(app.prober.run(), "probes")
         background.spawn(app.scraper.run(), "scrapes")
+        if app.kv_events:
+            background.spawn(app.kv_events.run(), "KV events")
         if settings.pairs.warm_up:
             background.spawn(app.warm_ups.run(), "warm-ups")
         background.spawn(app.autoscaler.run(), "autoscaler")

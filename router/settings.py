@@ -43,6 +43,9 @@ API_KEY = f"{ENV_PREFIX}API_KEY"
 OTHER_VARIABLES = frozenset({"CONFIG", "ENGINE_HOME", "API_KEY"})  # read by the commands, not part of the tree
 
 
+HOST = "{host}"
+NO_KV_EVENTS = "needs pyzmq and msgspec, which are not installed: pip install 'pd-router[kv-events]'"
+
 OTLP_ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 
 OTLP_EXPORTER = "opentelemetry.exporter.otlp.proto.http"
@@ -78,6 +81,13 @@ def _origin(url: str) -> str:
     return f"http://{host}:{parts.port or 80}"
 
 
+def _zmq_endpoint(endpoint: str) -> str:
+    """An address for ZeroMQ to connect to, or to listen on."""
+    if re.fullmatch(r"tcp://[^/\s]+:\d{1,5}|ipc://\S+", endpoint) is None:
+        raise ValueError("must look like tcp://host:port or ipc:///path")
+    return endpoint
+
+
 def _dns_name(name: str) -> str:
     """A name that DNS can be asked for; an address needs no DNS."""
     if _is_address(name):
@@ -110,6 +120,7 @@ def _variable(name: str) -> str:
 
 Origin = Annotated[str, AfterValidator(_origin)]
 Variable = Annotated[str, AfterValidator(_variable)]
+ZmqEndpoint = Annotated[str, AfterValidator(_zmq_endpoint)]
 DnsName = Annotated[str, AfterValidator(_dns_name)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 TakenPort = Annotated[int, Field(ge=1, le=65535)]
@@ -159,6 +170,33 @@ class Ops(Section):
     )
 
 
+class KvEvents(Section):
+    """Where an engine publishes what is in its KV cache, as it was started with `--kv-events-config`."""
+
+    endpoint: ZmqEndpoint = Field(
+        description="Its `endpoint` as it is reached from here, `tcp://host:port` or `ipc://path`; `{host}` stands for "
+        "the engine's host."
+    )
+    replay_endpoint: ZmqEndpoint | None = Field(
+        None, description="Its `replay_endpoint`, as above; without it what was missed stays missing."
+    )
+    topic: str = Field("", description="Beginning of the topics to listen to; empty: all of them.")
+    bind: bool = Field(
+        False,
+        description="Listen at `endpoint` instead of connecting: for an engine that was given an address to "
+        "connect to, one without `*` or `::`.",
+    )
+
+    def at(self, host: str) -> "KvEvents":
+        """The same with the engine's host filled in."""
+        replay = self.replay_endpoint
+        filled = {
+            "endpoint": self.endpoint.replace(HOST, host),
+            "replay_endpoint": replay.replace(HOST, host) if replay else None,
+        }
+        return self.model_copy(update=filled)
+
+
 class Place(Section):
     """Where an engine is, and what for."""
 
@@ -184,10 +222,16 @@ class Traits(Section):
         (), description="Addresses its KV side channel may have; empty: pinned at the first good hand-over."
     )
     key_env: Variable | None = Field(None, description="Environment variable that holds the engine's API key.")
+    kv_events: KvEvents | None = Field(None, description="Events of its KV cache; default: not followed.")
 
 
 class BackendSettings(Traits, Place):
     """One engine."""
+
+    @property
+    def host(self) -> str:
+        """The host of its URL; an IPv6 address in brackets."""
+        return self.url.removeprefix("http://").rpartition(":")[0]
 
 
 class FileDiscovery(Section):
@@ -696,6 +740,11 @@ def operators_token(ops: Ops, environ: Mapping[str, str] | None = None) -> Secre
     return SecretStr(environ[ops.token_env]) if ops.token_env else None
 
 
+def kv_events_installed() -> bool:
+    """Whether KV events can be followed: what that takes is an extra."""
+    return all(importlib.util.find_spec(name) for name in ("zmq", "msgspec"))
+
+
 def effective(settings: Settings) -> str:
     """The tree as YAML, as it would be written in a file. Secrets are not in it: it only names their variables."""
     return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False)
@@ -773,6 +822,8 @@ def _backend_faults(
         seen.add(backend.url)
         if backend.key_env and not environ.get(backend.key_env):
             yield f"backends.{i}.key_env: the environment variable {backend.key_env} is not set"
+        if backend.kv_events and not kv_events_installed():
+            yield f"backends.{i}.kv_events: {NO_KV_EVENTS}"
     roles = {backend.role for backend in backends}
     if roles == {Role.PREFILL} and not discovery.on:
         yield "backends: there are prefill engines only; add a decode engine (--decode URL)"
@@ -793,6 +844,8 @@ def _dns_faults(rules: DnsDiscovery | None, environ: Mapping[str, str]) -> Itera
     for role, pool in rules.pools.items():
         if pool.key_env and not environ.get(pool.key_env):
             yield f"discovery.dns.{role}.key_env: the environment variable {pool.key_env} is not set"
+        if pool.kv_events and not kv_events_installed():
+            yield f"discovery.dns.{role}.kv_events: {NO_KV_EVENTS}"
 
 
 def _explain(fault: ErrorDetails, below: tuple[str | int, ...] = ()) -> str:

@@ -19,6 +19,8 @@ def post(backend: Backend, path: str, body_bytes: int, trace: Trace) -> bytes:
         f"x-request-id: {trace.request_id}",
         f"content-length: {body_bytes}",
     ]
+    if backend.holdings is not None:
+        lines.append(f"x-session-id: {trace.request_id}")  # comes back in its KV events
     if backend.key is not None:
         lines.append(f"authorization: Bearer {backend.key}")
     if trace.traceparent is not None:

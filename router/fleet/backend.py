@@ -8,6 +8,7 @@ from router.engines import PAIRED, PLAIN
 from router.engines.dialect import Dialect, PairedDialect
 from router.engines.handoff import KvPeers
 from router.fleet.identity import Identity
+from router.fleet.kv_events.holdings import Holdings
 from router.fleet.lease import Lease
 from router.fleet.links import Links
 from router.fleet.load import Load
@@ -63,6 +64,8 @@ class Backend:
         self.kv_peers: KvPeers = {}
         self.cache_tokens: int | None = None
         """What its KV cache holds, once it is known."""
+        self.holdings = Holdings() if settings.kv_events else None
+        """What is in there now, of engines whose KV events are followed."""
 
     def learn(self, identity: Identity) -> None:
         """What the engine tells of itself decides its group, unless one is configured."""
@@ -112,6 +115,7 @@ class Backend:
             "learnt": self._learnt(),
             "others_requests": self.load.others_requests,
             "engine_gauges": asdict(self.progress.gauges) if self.progress.gauges else None,
+            "kv_events": self.holdings.describe() if self.holdings else None,
             "kv_peers": {engine: f"{host}:{port}" for engine, (host, port) in self.kv_peers.items()},
         }
 

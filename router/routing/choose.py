@@ -87,7 +87,7 @@ class Chooser:
     def forget(self, engine: Backend) -> None:
         """An engine has started anew, or is gone: it holds nothing of what was sent there."""
         if self.prefixes is not None:
-            self.prefixes.index.drop(engine)
+            self.prefixes.forget(engine)
 
     def choose(self, call: Call, snapshot: Snapshot, *, local: bool = False) -> Route | Shortage:
         """The route of `call` over the engines of `snapshot`, or the pool that is short.

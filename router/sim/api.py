@@ -46,6 +46,8 @@ class Api:
             ("GET", "/v1/models"): self._models,
             ("POST", "/tokenize"): self._tokenize,
             ("POST", "/detokenize"): self._detokenize,
+            ("GET", "/kv_event_sources"): self._kv_event_sources,
+            ("POST", "/reset_prefix_cache"): self._reset_prefix_cache,
             ("GET", "/sim/ledger"): self._read_ledger,
             ("GET", "/sim/faults"): self._read_faults,
             ("POST", "/sim/faults"): self._add_faults,
@@ -118,7 +120,11 @@ class Api:
             tells_cached=self._config.enable_prompt_tokens_details,
         )
         answer = (StreamedAnswer if request.stream else WholeAnswer)(request, envelope, reply, generation.ended)
-        generation.start([*self._sequences(request, remote, envelope, answer)])
+        session = exchange.headers.get("x-session-id")
+        sequences = [*self._sequences(request, remote, envelope, answer)]
+        for sequence in sequences:
+            sequence.session = session
+        generation.start(sequences)
 
     def _admit(self, request: GenerationRequest, remote: RemoteKv | None) -> None:
         try:
@@ -199,6 +205,20 @@ class Api:
         if not is_token_ids(ids):
             raise RequestError("tokens must be a list of token ids.", param="tokens")
         _json(exchange, {"prompt": tokens.decode(tokens.from_ids(ids))})
+
+    def _kv_event_sources(self, exchange: Exchange) -> None:
+        config = self._config
+        source = {
+            "enable_kv_cache_events": True,
+            "publisher": "zmq",
+            "endpoint": config.kv_events,
+            "replay_endpoint": config.kv_events_replay,
+            "topic": config.kv_events_topic,
+        }
+        _json(exchange, {"0": source} if config.kv_events else {})
+
+    def _reset_prefix_cache(self, exchange: Exchange) -> None:
+        exchange.respond(200 if self._core.cache.reset() else 503, b"")
 
     def _read_ledger(self, exchange: Exchange) -> None:
         _json(exchange, {"engine_id": self._core.engine_id} | self._ledger.snapshot())

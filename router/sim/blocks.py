@@ -9,7 +9,7 @@ in nobody's use are reused least recently used first, and the last blocks of a f
 """
 
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 
@@ -77,10 +77,14 @@ def understood(start: bytes, tokens: bytes, broken: bytes = b"") -> bytes:
 
 
 class BlockPool:
-    """All KV blocks of one engine, numbered from 1 (0 is vLLM's null block)."""
+    """All KV blocks of one engine, numbered from 1 (0 is vLLM's null block).
 
-    def __init__(self, blocks: int) -> None:
+    `evicted` is told the key of every block that the prefix cache loses.
+    """
+
+    def __init__(self, blocks: int, evicted: Callable[[bytes], None] | None = None) -> None:
         self.blocks = blocks
+        self._evicted = evicted
         self._contents = [EMPTY] * (blocks + 1)
         self._users = [0] * (blocks + 1)
         self._keys: list[bytes | None] = [None] * (blocks + 1)
@@ -150,11 +154,21 @@ class BlockPool:
         content = self._contents[block]
         self._contents[block] = BlockContent(content.parent, content.tokens + token)
 
-    def remember(self, block: int, key: bytes) -> None:
-        """Let the prefix cache find a full block under `key`, unless it has one of that key already."""
-        if self._keys[block] is None and key not in self._cached:
-            self._cached[key] = block
-            self._keys[block] = key
+    def remember(self, block: int, key: bytes) -> bool:
+        """Let the prefix cache find a full block under `key`; false if it has one of that key already."""
+        if self._keys[block] is not None or key in self._cached:
+            return False
+        self._cached[key] = block
+        self._keys[block] = key
+        return True
+
+    def clear(self) -> bool:
+        """Let the prefix cache forget all; false, and nothing is done, while any block is in use."""
+        if self.in_use:
+            return False
+        self._cached.clear()
+        self._keys = [None] * (self.blocks + 1)
+        return True
 
     def _reuse(self) -> int:
         block, _ = self._free.popitem(last=False)
@@ -162,5 +176,7 @@ class BlockPool:
         if key is not None:
             del self._cached[key]
             self._keys[block] = None
+            if self._evicted is not None:
+                self._evicted(key)
         self._users[block] = 1
         return block

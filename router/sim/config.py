@@ -1,5 +1,6 @@
 """What can be set on a simulated engine?"""
 
+import importlib.util
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -48,6 +49,10 @@ class SimConfig:
     """How long a dead engine still answers (503 on /health) before its server is gone too."""
     enable_prompt_tokens_details: bool = False
     """Whether answers tell how much of the prompt was in the prefix cache, as vLLM does when asked to."""
+    kv_events: str | None = None
+    """Where KV events are published; a ZeroMQ address as vLLM's `--kv-events-config` takes it. None: not at all."""
+    kv_events_replay: str | None = None
+    kv_events_topic: str = ""
     seed: int = 0
     version: str = field(default="0.32.0", repr=False)
 
@@ -58,6 +63,8 @@ class SimConfig:
         for name in ("block_size_tokens", "kv_blocks", "max_num_seqs", "max_num_batched_tokens", "link_gb_per_s"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        if self.kv_events and not all(importlib.util.find_spec(name) for name in ("zmq", "msgspec")):
+            raise ValueError("KV events need pyzmq and msgspec: pip install 'pd-router[kv-events]'")
 
     @property
     def served_models(self) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ Everything that a restart loses: its id, its blocks, its sequences, its counters
 
 import uuid
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from router.sim.config import SimConfig
 from router.sim.kv_cache import KvCache
@@ -14,6 +15,9 @@ from router.sim.metrics import Counters
 from router.sim.peers import Peers
 from router.sim.scheduler import Parts, Scheduler
 from router.sim.side_channel import SideChannel
+
+if TYPE_CHECKING:
+    from router.sim.publisher import Publisher
 
 CORE_DIED = "EngineCore encountered an issue. See stack trace (above) for the root cause."
 
@@ -28,8 +32,9 @@ class EngineCore:
         self._config = config
         self._ledger = ledger
         self._on_death = on_death
-        cache = KvCache(config)
+        self.cache = cache = KvCache(config)
         self.pool = cache.pool
+        self._events: Publisher | None = None
         self.leases = Leases(config, cache.pool, self.counters, ledger, self._blocks_freed)
         self.peers = Peers(config, self.counters)
         self.side_channel = SideChannel(config, self.engine_id, self.leases)
@@ -40,7 +45,12 @@ class EngineCore:
         return f"<EngineCore {self.engine_id} {self.scheduler!r} {self.pool!r}>"
 
     async def start(self, host: str) -> None:
-        """Open the side channel, when there is a connector."""
+        """Open the side channel, when there is a connector, and publish KV events, when that is asked for."""
+        if self._config.kv_events:
+            from router.sim.publisher import Publisher  # noqa: PLC0415 - an extra
+
+            self._events = Publisher(self._config)
+            self._parts.publish = self._publish
         if self._config.has_connector:
             await self.side_channel.start(host)
             self._parts.address = {
@@ -88,9 +98,16 @@ class EngineCore:
 
     def _end(self, message: str) -> None:
         self.dead = True
+        if self._events is not None:
+            self._parts.publish = None
+            self._events.close()
         self.leases.close()
         self.side_channel.close()
         self.scheduler.close(message)
+
+    def _publish(self) -> None:
+        if self._events is not None and self.cache.journal is not None:
+            self._events.publish(self.cache.journal.take())
 
     def _blocks_freed(self) -> None:
         self.scheduler.wake()

@@ -3,6 +3,7 @@
 from router.sim import blocks, tokens
 from router.sim.blocks import BlockContent, BlockPool
 from router.sim.config import SimConfig
+from router.sim.journal import Journal
 from router.sim.sequence import Sequence
 
 
@@ -10,7 +11,8 @@ class KvCache:
     """The block pool of one engine, seen from its sequences."""
 
     def __init__(self, config: SimConfig) -> None:
-        self.pool = BlockPool(config.kv_blocks)
+        self.journal = Journal(config.block_size_tokens) if config.kv_events else None
+        self.pool = BlockPool(config.kv_blocks, self.journal.removed if self.journal else None)
         self._block_size_tokens = config.block_size_tokens
         self._block_size_bytes = config.block_size_tokens * tokens.TOKEN_BYTES
         self._model = config.model
@@ -77,7 +79,7 @@ class KvCache:
         if not len(sequence.tokens) % self._block_size_bytes:
             parent = sequence.keys[-1] if sequence.keys else self._cache_root(sequence)
             sequence.keys.append(blocks.chain(parent, bytes(sequence.tokens[-self._block_size_bytes :])))
-            self.pool.remember(sequence.blocks[-1], sequence.keys[-1])
+            self._remember(sequence, len(sequence.keys) - 1)
 
     def release(self, sequence: Sequence) -> None:
         """Give all blocks of a sequence back."""
@@ -88,6 +90,22 @@ class KvCache:
     def _cache_root(self, sequence: Sequence) -> bytes:
         return blocks.root(self._model, sequence.cache_salt)
 
-    def _remember(self, sequence: Sequence) -> None:
-        for block, key in zip(sequence.blocks, sequence.keys, strict=False):
-            self.pool.remember(block, key)
+    def reset(self) -> bool:
+        """Let the prefix cache forget all; false, and nothing is done, while any block is in use."""
+        done = self.pool.clear()
+        if done and self.journal:
+            self.journal.cleared()
+        return done
+
+    def _remember(self, sequence: Sequence, first: int = 0) -> None:
+        """Let the full blocks of a sequence be found, from the `first` of them on."""
+        pairs = zip(sequence.blocks[first:], sequence.keys[first:], strict=False)
+        new = [self.pool.remember(block, key) for block, key in pairs]
+        if self.journal and True in new:
+            begin, end = first + new.index(True), first + len(new)
+            self.journal.stored(
+                sequence.keys[begin:end],
+                sequence.keys[begin - 1] if begin else None,
+                bytes(sequence.tokens[begin * self._block_size_bytes : end * self._block_size_bytes]),
+                sequence.session,
+            )

@@ -61,6 +61,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="tell in an answer's usage how much of the prompt was cached",
     )
+    add("--kv-events", metavar="ENDPOINT", help="publish KV events there, as vLLM does: tcp://*:5557, ipc:///run/d0.kv")
+    add("--kv-events-replay", metavar="ENDPOINT", help="repeat there what a subscriber has missed")
+    add("--kv-events-topic", default="", metavar="TOPIC", help="under which they are published")
     add("--engine-version", dest="version", default=default.version, help="engines of different ones refuse each other")
     add("--seed", type=int, default=default.seed, help="of faults with a share")
     add("--faults", type=_faults, default=[], metavar="JSON", help="list of faults, as for POST /sim/faults")

@@ -36,6 +36,8 @@ class Parts:
     ledger: Ledger
     address: dict[str, Any] = field(default_factory=dict)
     """What this engine's handoffs say about where it is."""
+    publish: Callable[[], None] | None = None
+    """Called at the end of each step."""
 
 
 @dataclass
@@ -273,6 +275,8 @@ class Scheduler:
         for sequence in batch.decodes:
             if sequence.phase is Phase.RUNNING:
                 self._sample(sequence)
+        if self._parts.publish is not None:
+            self._parts.publish()
         self._plan()
 
     def _prefilled(self, sequence: Sequence, tokens: int) -> None:

@@ -45,6 +45,8 @@ class Sequence:
     choice: int = 0
     """Which of the n answers to its prompt this is."""
     cache_salt: str = ""
+    session: str | None = None
+    """What KV events call the one who asked."""
     remote_kv: RemoteKv | None = None
     """Where the KV of the prompt is to be pulled from."""
     hold_kv: bool = False

@@ -92,7 +92,7 @@ def test_locks_pin_what_the_project_asks_for() -> None:
     names = ("", "-dev", "-mutation", "-console")
     runtime, dev, mutation, console = (_pins(ROOT / f"requirements{name}.lock") for name in names)
     groups, extras = project["dependency-groups"], project["project"]["optional-dependencies"]
-    asked = [*project["project"]["dependencies"], *extras["dns"], *groups["build"]]
+    asked = [*project["project"]["dependencies"], *extras["dns"], *extras["kv-events"], *groups["build"]]
     for lock, requirements in (
         (runtime, asked),
         (dev, [*asked, *extras["dev"]]),

@@ -162,13 +162,13 @@ def until(condition: Callable[[], bool], within_s: float = SETTLING_S) -> bool:
 
 
 @contextmanager
-def vllm_engines(model: str, folder: Path, *, colocated: int = 0) -> Iterator[Engines]:
+def vllm_engines(model: str, folder: Path, *more: str, colocated: int = 0) -> Iterator[Engines]:
     """A prefill and a decode engine on free ports, installed when they are missing, ended on leaving.
 
-    The reference is a colocated engine if there is one, else the prefill engine.
+    The reference is a colocated engine if there is one, else the prefill engine. `more` are options of the kit.
     """
     where = ["--run-dir", str(folder)]
-    options = ["--model", model, "--base-port", "0", "--colocated", str(colocated)]
+    options = ["--model", model, "--base-port", "0", "--colocated", str(colocated), *more]
     try:
         up = subprocess.run([*ENGINES, "up", *where, *options], stdout=subprocess.PIPE, check=True)
         urls = json.loads(up.stdout)

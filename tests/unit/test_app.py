@@ -1,6 +1,7 @@
 import asyncio
 import os
 import socket
+import sys
 from collections.abc import Callable
 
 import httpx
@@ -9,8 +10,9 @@ import uvloop
 
 from router.app import build, partners_of, running
 from router.edge.server import ListenError, listen, url_of
+from router.errors import InvalidRequest
 from router.fleet.pairs import Pairs
-from router.settings import PairRules, Settings
+from router.settings import BackendSettings, PairRules, Settings
 from tests.support.builders import a_backend
 
 NOWHERE = "http://127.0.0.1:9"
@@ -135,3 +137,17 @@ def test_partners_are_of_one_group_and_not_left_alone() -> None:
     assert partners(decode, everyone) == [also_near]
     now = 60.0
     assert (partners(decode, everyone), pairs.any_left_alone) == ([near, also_near], False)
+
+
+def test_an_engine_that_comes_with_events_needs_what_reads_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    app = build(settings(backends=[]))
+    monkeypatch.setitem(sys.modules, "zmq", None)
+    events = {"endpoint": "tcp://{host}:5557"}
+    with pytest.raises(InvalidRequest, match="pd-router"):
+        app.membership.add(BackendSettings.model_validate({"url": NOWHERE, "role": "decode", "kv_events": events}))
+
+
+def test_events_are_followed_where_somebody_asks_what_engines_hold() -> None:
+    assert build(settings()).kv_events is not None
+    simple = {"prefill_policy": "round_robin", "decode_policy": "least_loaded"}
+    assert build(settings(routing=simple)).kv_events is None

@@ -355,3 +355,29 @@ def test_what_is_effective_can_be_a_file_again(tmp_path: Path) -> None:
 def test_pools_that_would_flap_or_have_no_size_are_refused(rules: dict[str, object], said: str) -> None:
     with pytest.raises(SettingsError, match=said):
         load(flags={"autoscale": rules}, environ={})
+
+
+KV_EVENTS = {"endpoint": "tcp://{host}:5557", "replay_endpoint": "tcp://{host}:5558"}
+
+
+def test_kv_events_are_where_the_engine_is() -> None:
+    engine = load(flags={"backends": [{**DECODE, "kv_events": KV_EVENTS}]}, environ={}).backends[0]
+    assert engine.kv_events is not None
+    at = engine.kv_events.at(engine.host)
+    assert (at.endpoint, at.replay_endpoint) == (f"tcp://{engine.host}:5557", f"tcp://{engine.host}:5558")
+    assert engine.kv_events.model_copy(update={"replay_endpoint": None}).at("x").replay_endpoint is None
+
+
+@pytest.mark.parametrize("endpoint", ["127.0.0.1:5557", "tcp://engine", "udp://engine:1", "ipc://", ""])
+def test_kv_events_need_an_address(endpoint: str) -> None:
+    (fault,) = faults(flags={"backends": [{**DECODE, "kv_events": {"endpoint": endpoint}}]})
+    assert fault.startswith("backends.0.kv_events.endpoint: must look like tcp://host:port")
+
+
+def test_kv_events_without_their_libraries_say_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "zmq", None)
+    needs = "needs pyzmq and msgspec, which are not installed: pip install 'pd-router[kv-events]'"
+    assert faults(flags={"backends": [{**DECODE, "kv_events": KV_EVENTS}]}) == [f"backends.0.kv_events: {needs}"]
+    assert dns_faults(decode={"name": "d.internal", "port": 1, "kv_events": KV_EVENTS}) == [
+        f"discovery.dns.decode.kv_events: {needs}"
+    ]

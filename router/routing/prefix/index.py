@@ -132,6 +132,23 @@ class PrefixIndex:
         shelf = self._shelves.get(engine)
         return len(shelf) if shelf else 0
 
+    # What engines say themselves
+
+    def forget(self, engine: Backend, hashes: Iterable[int]) -> None:
+        """An engine has evicted these blocks; what follows them is of no use without them."""
+        shelf = self._shelves.get(engine)
+        if shelf is not None:
+            gone = shelf.evict(hashes)
+            for block in gone:
+                self._forget_answer(shelf, block)
+            self._unhold(shelf, gone)
+            self.version += 1
+
+    def tokens_of(self, engine: Backend, tokens_each: float) -> float:
+        """How many tokens an engine is thought to hold, in blocks of `tokens_each` and after them."""
+        shelf = self._shelves.get(engine)
+        return len(shelf) * tokens_each + shelf.after_tokens if shelf else 0.0
+
     def __repr__(self) -> str:
         return f"<PrefixIndex {len(self._holders)} blocks on {len(self._shelves)} engines>"
 

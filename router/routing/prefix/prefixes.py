@@ -7,6 +7,7 @@ from router.fleet.backend import Backend
 from router.routing.prefix.blocks import blocks
 from router.routing.prefix.index import Expectation, PrefixIndex
 from router.routing.prefix.sizes import TokenSizes
+from router.routing.prefix.truth import Truth
 from router.settings import Routing
 
 Salt = Callable[[Call], bytes]
@@ -22,6 +23,7 @@ class Prefixes:
 
     def __init__(self, index: PrefixIndex, sizes: TokenSizes | None = None, salt_of: Salt = no_salt) -> None:
         self.index = index
+        self.truth = Truth(index)
         self.sizes = sizes or TokenSizes()
         self._salt_of = salt_of
         self._asked: tuple[Call, int] | None = None
@@ -50,7 +52,14 @@ class Prefixes:
 
     def expect(self, call: Call, engine: Backend) -> Expectation:
         """A call is being sent to an engine, which will hold its prompt."""
-        return self.index.expect(engine, self.blocks(call))
+        blocks = self.blocks(call)
+        self.truth.sent(call.trace.request_id, engine, blocks)
+        return self.index.expect(engine, blocks)
+
+    def forget(self, engine: Backend) -> None:
+        """An engine has started anew, or is gone: it holds nothing."""
+        self.truth.forget(engine)
+        self.index.drop(engine)
 
     def tokens_after_blocks(self, call: Call, answer_tokens: int) -> float:
         """What an engine that answered holds after the blocks: the rest of the prompt, and the answer."""

@@ -8,7 +8,7 @@ only touched when they come and go.
 
 from bisect import bisect_left
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from router.fleet.backend import Backend
 
@@ -72,12 +72,14 @@ class Shelf:
     def forget(self, count: int) -> list[int]:
         """Forget the last `count` blocks of the oldest run, at least one and at most all. Returns them."""
         run = next(iter(self._runs))
-        gone = run.blocks[-count:]
-        del run.blocks[-count:]
-        for block in gone:
-            del self._run_of[block]
-        if not run.blocks:
-            del self._runs[run]
+        return self._cut(run, max(0, len(run.blocks) - count))
+
+    def evict(self, blocks: Iterable[int]) -> list[int]:
+        """Forget these blocks and what follows them in their runs. Returns what that was."""
+        gone: list[int] = []
+        for block in blocks:
+            if (run := self._run_of.get(block)) is not None:
+                gone += self._cut(run, run.blocks.index(block))
         return gone
 
     def ends(self) -> Iterator[int]:
@@ -127,6 +129,16 @@ class Shelf:
         self._runs[run] = None
         self._run_of.update(dict.fromkeys(blocks, run))
         return run
+
+    def _cut(self, run: Run, at: int) -> list[int]:
+        """Forget the end of a run, from there on. Returns it."""
+        gone = run.blocks[at:]
+        del run.blocks[at:]
+        for block in gone:
+            del self._run_of[block]
+        if not run.blocks:
+            del self._runs[run]
+        return gone
 
     def _split(self, run: Run, prompt: Sequence[int], at: int) -> Run:
         """The part of a run that a prompt has; the rest of it keeps its place."""

@@ -1,3 +1,5 @@
+from typing import Any
+
 from router.call import Trace
 from router.exchange.head import post
 from router.fleet.backend import Backend
@@ -6,9 +8,9 @@ from router.settings import BackendSettings, Probes, Role
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
-def backend(key: str | None = None) -> Backend:
+def backend(key: str | None = None, **settings: Any) -> Backend:
     """An engine."""
-    return Backend(BackendSettings(url="http://engine:8000", role=Role.DECODE), Probes(), now=0, key=key)
+    return Backend(BackendSettings(url="http://engine:8000", role=Role.DECODE, **settings), Probes(), now=0, key=key)
 
 
 def test_an_engine_gets_these_headers_and_no_other() -> None:
@@ -27,3 +29,8 @@ def test_an_engine_gets_these_headers_and_no_other() -> None:
 def test_its_own_key_and_a_trace_are_added_where_there_are_any() -> None:
     lines = post(backend("sk-1"), "/v1/completions", 17, Trace("id-1", TRACEPARENT)).split(b"\r\n")
     assert lines[-4:] == [b"authorization: Bearer sk-1", f"traceparent: {TRACEPARENT}".encode(), b"", b""]
+
+
+def test_an_engine_whose_events_are_followed_names_the_request_in_them() -> None:
+    head = post(backend(kv_events={"endpoint": "tcp://engine:5557"}), "/v1/completions", 17, Trace("id-1"))
+    assert b"\r\nx-session-id: id-1\r\n" in head

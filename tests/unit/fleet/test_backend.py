@@ -89,6 +89,7 @@ def test_the_facts_of_the_fleet_view() -> None:
         "learnt": {"prefill_tokens_per_s": None, "decode_tokens_per_s": None},
         "others_requests": 0,
         "engine_gauges": asdict(GAUGES),
+        "kv_events": None,
         "kv_peers": {"engine-1": "127.0.0.1:5600"},
     }
 

@@ -1,6 +1,8 @@
 """Paths, and the faults of requests."""
 
 import asyncio
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -188,3 +190,26 @@ async def test_bad_bodies_of_the_tokeniser_are_refused() -> None:
         assert (await client.post("/detokenize", json={"tokens": ["x"]})).status_code == 400
         answer = await client.post("/detokenize", json=[])
         assert (answer.status_code, answer.json()["error"]["message"]) == (400, "The body must be an object.")
+
+
+async def test_kv_events_are_where_the_engine_says_and_tell_of_a_reset(tmp_path: Path) -> None:
+    config = replace(FAST, kv_events=f"ipc://{tmp_path}/e", kv_events_topic="kv")
+    published: list[str] = []
+    async with SimEngine(config) as engine, httpx.AsyncClient(base_url=engine.url) as client:
+        source = (await client.get("/kv_event_sources")).json()["0"]
+        assert (source["endpoint"], source["replay_endpoint"], source["topic"]) == (config.kv_events, None, "kv")
+        assert engine.core._events is not None
+        engine.core._events.publish = lambda events: published.extend(event["type"] for event in events)  # type: ignore[method-assign]
+        for number in range(2):
+            await client.post("/v1/completions", json={"model": "sim-8b", "prompt": f"{number}" * 80, "max_tokens": 1})
+            assert (await client.post("/reset_prefix_cache")).status_code == 200
+    assert published == ["BlockStored", "AllBlocksCleared", "BlockStored"]
+
+
+async def test_without_events_there_is_no_source_and_a_cache_in_use_is_not_reset() -> None:
+    slow = replace(FAST, time_scale=1, decode_step_s=60)
+    async with SimEngine(slow) as engine, httpx.AsyncClient(base_url=engine.url) as client:
+        assert (await client.get("/kv_event_sources")).json() == {}
+        body = {"model": "sim-8b", "prompt": "1" * 80, "max_tokens": 9, "stream": True}
+        async with client.stream("POST", "/v1/completions", json=body):
+            assert (await client.post("/reset_prefix_cache")).status_code == 503

@@ -140,3 +140,22 @@ def test_every_block_is_either_free_or_in_use(operations: list[tuple[bool, int]]
             pool.release(held.pop(number % len(held)))
         used = [block for taken in held for block in taken]
         assert len(used) == len(set(used)) == pool.in_use
+
+
+def test_what_the_cache_loses_is_told() -> None:
+    lost: list[bytes] = []
+    pool = BlockPool(2, lost.append)
+    (block,) = pool.acquire((), 1)
+    assert (pool.remember(block, b"key"), pool.remember(block, b"key")) == (True, False)
+    assert pool.clear() is False
+    pool.release([block])
+    pool.acquire((), 2)
+    assert lost == [b"key"]
+
+
+def test_a_cache_that_was_cleared_finds_nothing() -> None:
+    pool = BlockPool(2)
+    (block,) = pool.acquire((), 1)
+    pool.remember(block, b"key")
+    pool.release([block])
+    assert (pool.clear(), pool.cached, pool.longest_prefix([b"key"])) == (True, 0, [])

@@ -1,5 +1,6 @@
 """Settings of an engine."""
 
+import sys
 from dataclasses import FrozenInstanceError
 
 import pytest
@@ -44,3 +45,9 @@ def test_nothing_can_be_of_size_0(name: str) -> None:
 def test_an_unknown_gpu_names_those_that_are_known() -> None:
     with pytest.raises(ValueError, match=r"gpu must be one of a100, .*, got 'abacus'"):
         SimConfig(gpu="abacus")
+
+
+def test_kv_events_without_their_libraries_say_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "msgspec", None)
+    with pytest.raises(ValueError, match=r"pip install 'pd-router\[kv-events\]'"):
+        SimConfig(kv_events="tcp://*:5557")

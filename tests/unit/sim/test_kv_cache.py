@@ -16,7 +16,7 @@ def sequence(prompt: bytes, salt: str = "") -> Sequence:
 
 def cache(blocks: int = 8, model: str = "sim-8b") -> KvCache:
     """A small pool."""
-    return KvCache(SimConfig(kv_blocks=blocks, block_size_tokens=4, model=model))
+    return KvCache(SimConfig(kv_blocks=blocks, block_size_tokens=4, model=model, kv_events="ipc://nowhere"))
 
 
 def computed(kv: KvCache, prompt: bytes, salt: str = "") -> Sequence:
@@ -110,3 +110,40 @@ def test_a_full_pool_gives_nothing() -> None:
 def test_another_models_kv_is_not_the_same() -> None:
     one, other = cache(), cache(model="other")
     assert one.expected(sequence(b"a" * 8)) != other.expected(sequence(b"a" * 8))
+
+
+def events(kv: KvCache) -> list[tuple[str, int]]:
+    """What has happened: the kind, and how many blocks."""
+    assert kv.journal is not None
+    return [(event["type"], len(event.get("block_hashes", ()))) for event in kv.journal.take()]
+
+
+def test_what_is_stored_and_evicted_is_told() -> None:
+    kv = cache(blocks=4)
+    kv.release(computed(kv, b"a" * 32))
+    assert events(kv) == [("BlockStored", 2)]
+    follow = computed(kv, b"a" * 32 + b"b" * 16)
+    assert events(kv) == [("BlockStored", 1)]
+    kv.release(follow)
+    kv.release(computed(kv, b"c" * 48))
+    assert events(kv) == [("BlockRemoved", 1), ("BlockRemoved", 1), ("BlockStored", 3)]
+    assert kv.reset() is True
+    assert events(kv) == [("AllBlocksCleared", 0)]
+
+
+def test_a_chain_is_told_by_its_parents() -> None:
+    kv = cache()
+    made = computed(kv, b"a" * 28)
+    made.last_token = b" one"
+    kv.extend(made)
+    assert kv.journal is not None
+    first, second = kv.journal.take()
+    assert (first["parent_block_hash"], second["parent_block_hash"]) == (None, first["block_hashes"][-1])
+    assert second["token_ids"][-1] == int.from_bytes(b" one")
+
+
+def test_a_cache_in_use_is_not_reset() -> None:
+    kv = cache()
+    computed(kv, b"a" * 32)
+    assert kv.reset() is False
+    assert KvCache(SimConfig()).reset() is True

@@ -297,3 +297,19 @@ def test_how_many_are_under_way_from_the_same_beginning() -> None:
     index.drop(A)
     under_way[2].confirm()
     assert index.crowd(A, prompt("abcq")) == 0
+
+
+def test_what_an_engine_has_evicted_is_forgotten_there() -> None:
+    index, blocks = an_index(), prompt("abcd")
+    for engine in (A, B):
+        index.expect(engine, blocks)
+    index.forget(A, [*blocks.hashes[2:], 12345])
+    index.forget(C, blocks.hashes)
+    assert index.held(blocks) == {A: 2, B: 4}
+
+
+def test_what_an_engine_is_thought_to_hold_in_tokens() -> None:
+    index = an_index()
+    index.expect(A, prompt("abc"))
+    index.expect(A, prompt("xyz")).confirm(tokens_after=5)
+    assert (index.tokens_of(A, 2), index.tokens_of(B, 2)) == (17, 0)

@@ -56,3 +56,12 @@ def test_tenants_are_kept_apart() -> None:
     prefixes.expect(asked("ann"), A)
     assert prefixes.held(asked("bob")) == {}
     assert prefixes.held(asked("ann")) == {A: 640}
+
+
+def test_an_engine_that_began_anew_holds_nothing() -> None:
+    prefixes, call = some_prefixes(), a_completion(prompt=TEXT)
+    engine = a_backend(port=3, kv_events={"endpoint": "tcp://127.0.0.1:1"})
+    prefixes.expect(call, engine)
+    assert engine in prefixes.truth._engines
+    prefixes.forget(engine)
+    assert (prefixes.held(call), prefixes.truth._engines) == ({}, {})
