@@ -11,7 +11,7 @@ from itertools import product
 
 from prometheus_client.exposition import choose_encoder
 
-from router.app import App, build
+from router.assembly import Assembly, build
 from router.engines.gauges import Gauges
 from router.settings import Settings
 from router.telemetry.histogram import BulkHistogram
@@ -40,7 +40,7 @@ async def _measure() -> None:
         print(f"| {name} | {len(text) >> 10} KiB | {at_once_s * 1e3:.1f} ms | {longest_s * 1e3:.1f} ms |")
 
 
-def _busy_gateway() -> App:
+def _busy_gateway() -> Assembly:
     backends = [{"url": f"http://10.0.0.{n}:1", "role": ("prefill", "decode")[n % 2]} for n in range(ENGINES)]
     app = build(Settings.model_validate({"backends": backends}))
     for backend in app.fleet.backends:
@@ -58,7 +58,7 @@ def _seconds_of(work: Callable[[], object]) -> float:
     return time.thread_time() - begin_s
 
 
-async def _longest_s(app: App, accept: str) -> float:
+async def _longest_s(app: Assembly, accept: str) -> float:
     """The longest time in which nobody else had a turn while a page was made."""
     gaps_s, over = [0.0], False
 

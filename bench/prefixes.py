@@ -12,13 +12,12 @@ from time import monotonic
 from timeit import repeat
 
 from router.admission.permits import Permits
-from router.app import partners_of
 from router.call import Api, Blocks, Call, Trace, understand
 from router.errors import Outcome
 from router.fleet.backend import Backend
 from router.fleet.fleet import Fleet
 from router.fleet.pairs import Pairs
-from router.routing.choose import Chooser
+from router.routing.choose import Chooser, partners_of
 from router.routing.prefix.index import PrefixIndex
 from router.routing.prefix.prefixes import Prefixes
 from router.routing.route import Route

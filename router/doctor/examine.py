@@ -10,7 +10,7 @@ from uuid import uuid4
 
 import httpx
 
-from router.app import App, build
+from router.assembly import Assembly, build
 from router.doctor import advice, counters
 from router.doctor.counters import Counters, PromptTokens
 from router.errors import EngineFault, EngineRefusal
@@ -92,7 +92,7 @@ async def examine(settings: Settings, progress: Progress) -> Findings:
 
 
 @asynccontextmanager
-async def _app(settings: Settings) -> AsyncIterator[App]:
+async def _app(settings: Settings) -> AsyncIterator[Assembly]:
     """The gateway's parts, without its listeners and its background work."""
     app = build(settings)
     try:
@@ -103,14 +103,14 @@ async def _app(settings: Settings) -> AsyncIterator[App]:
         app.connections.close()
 
 
-def _client(app: App) -> httpx.AsyncClient:
+def _client(app: Assembly) -> httpx.AsyncClient:
     return httpx.AsyncClient(transport=EngineTransport(app.connections), trust_env=False)
 
 
 class Doctor:
-    """Examines the engines of an `App`, once they have been probed."""
+    """Examines the engines of an `Assembly`, once they have been probed."""
 
-    def __init__(self, app: App, client: httpx.AsyncClient, progress: Progress) -> None:
+    def __init__(self, app: Assembly, client: httpx.AsyncClient, progress: Progress) -> None:
         self._app = app
         self._client = client
         self._progress = progress

@@ -14,6 +14,7 @@ from router.call import Call
 from router.fleet.backend import Backend
 from router.fleet.fleet import Snapshot
 from router.fleet.links import SLOW_TIMES
+from router.fleet.pairs import Pairs
 from router.routing.disaggregation import Home, Pools, Reason, decide, is_novel
 from router.routing.explanation import Explanation, Rule, Watch, unmoved
 from router.routing.modes import Modes
@@ -22,7 +23,7 @@ from router.routing.prefix.prefixes import Prefixes, prefixes_for
 from router.routing.route import Route, Shortage
 from router.routing.times import Times, quick, times
 from router.settings import Mode, Role, Routing
-from router.telemetry.events import RouteKind
+from router.telemetry.events import Clock, RouteKind
 from router.usage import Usage
 
 Room = Callable[[Sequence[Backend], int], list[Backend]]
@@ -42,6 +43,18 @@ def in_group(decode: Backend, prefill: Sequence[Backend]) -> list[Backend]:
     """Engines hand over inside a group only; it is learnt from version and model, see `fleet.identity`."""
     group = decode.group
     return [engine for engine in prefill if engine.group == group]
+
+
+def partners_of(pairs: Pairs, clock: Clock) -> Partners:
+    """Which prefill engines may hand over to a decode engine: those of its group that are not left alone with it."""
+
+    def partners(decode: Backend, prefill: Sequence[Backend]) -> list[Backend]:
+        same = in_group(decode, prefill)
+        if not pairs.any_left_alone:
+            return same
+        return [engine for engine in same if pairs.usable(engine.id, decode.id, clock())]
+
+    return partners
 
 
 class Chooser:

@@ -63,7 +63,11 @@ class Watch:
 
         def watched(call: Call, *facts: object) -> tuple[bool, Reason]:
             remote, reason = rule(call, *facts)
-            self.judgements.append(Judgement(remote, reason, [fact for fact in facts if not isinstance(fact, Routing)]))
+            self.judgements.append(
+                Judgement(
+                    remote, reason, [fact for fact in facts if fact is not None and not isinstance(fact, Routing)]
+                )
+            )
             return remote, reason
 
         return watched

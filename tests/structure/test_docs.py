@@ -8,7 +8,7 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry
 
 from docs.settings_table import PAGE, written_into
-from router.app import build
+from router.assembly import build
 from router.cli import parser
 from router.settings import Settings
 from tests.support.tree import ROOT, files

@@ -13,6 +13,7 @@ LAYERS = (
     {"cli"},
     {"demo", "doctor"},
     {"app"},
+    {"assembly"},
     {"edge"},
     {"gateway", "explain"},
     {"retries", "telemetry", "console"},
@@ -99,7 +100,7 @@ def test_every_room_has_a_place() -> None:
         ("router.telemetry.metrics", "router.admission.permits", True),
         ("router.sim.engine", "router.errors", False),
         ("router.bench.load", "router.gateway", False),
-        ("router.app", "router.sim.fleet", False),
+        ("router.assembly", "router.sim.fleet", False),
         ("router.demo", "router.sim.fleet", True),
     ],
 )

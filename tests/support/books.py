@@ -8,7 +8,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from router.app import App, Running, running
+from router.app import Running, running
+from router.assembly import Assembly
 from router.settings import Settings
 from router.sim.ledger import Ledger
 
@@ -24,7 +25,7 @@ ENDINGS = ("pulled", "released", "expired", "lost")
 class Entry:
     """A gateway, and whether it has stopped; then it holds nothing, not even a connection."""
 
-    app: App
+    app: Assembly
     stopped: bool = False
 
     def faults(self) -> Iterator[str]:
@@ -76,7 +77,7 @@ async def gateway(settings: Settings) -> AsyncIterator[Running]:
             entry.stopped = True
 
 
-def held_by(app: App) -> dict[str, int]:
+def held_by(app: Assembly) -> dict[str, int]:
     """What a gateway holds for requests, by name; empty when it is quiet. Idle connections and scrapes do not count."""
     busy = app.connections.open - app.connections.idle
     held = {
@@ -89,7 +90,7 @@ def held_by(app: App) -> dict[str, int]:
     return {name: count for name, count in held.items() if count}
 
 
-def sockets_of(app: App) -> dict[str, int]:
+def sockets_of(app: Assembly) -> dict[str, int]:
     """Connections, idle or not, to engines and of clients."""
     sockets = {"sockets to engines": app.connections.open, "sockets of clients": app.data_guards.census.open}
     return {name: count for name, count in sockets.items() if count}

@@ -15,7 +15,8 @@ from typing import Any
 import httpx
 import orjson
 
-from router.app import App, Running
+from router.app import Running
+from router.assembly import Assembly
 from router.settings import Settings, load
 from router.sim.config import SimConfig
 from router.sim.engine import SimEngine
@@ -59,7 +60,7 @@ class Site:
         self.engines: Sequence[SimEngine] = ()
 
     @property
-    def app(self) -> App:
+    def app(self) -> Assembly:
         """What runs in the gateway."""
         return self.gateway.app
 

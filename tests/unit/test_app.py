@@ -1,19 +1,15 @@
 import asyncio
 import os
 import socket
-import sys
 from collections.abc import Callable
 
 import httpx
 import pytest
 import uvloop
 
-from router.app import build, partners_of, running
+from router.app import running
 from router.edge.server import ListenError, listen, url_of
-from router.errors import InvalidRequest
-from router.fleet.pairs import Pairs
-from router.settings import BackendSettings, PairRules, Settings
-from tests.support.builders import a_backend
+from router.settings import Settings
 
 NOWHERE = "http://127.0.0.1:9"
 
@@ -26,37 +22,6 @@ def settings(**sections: object) -> Settings:
         "backends": [{"url": NOWHERE, "role": "decode"}],
     }
     return Settings.model_validate(defaults | sections)
-
-
-def test_building_starts_nothing() -> None:
-    app = build(settings())
-    assert app.connections.open == 0
-    assert [backend.id for backend in app.fleet.backends] == ["127.0.0.1:9"]
-
-
-def test_the_age_of_hand_overs_is_a_third_of_the_lease_unless_it_is_set() -> None:
-    backends = [{"url": NOWHERE, "role": "prefill", "kv_lease_s": 12}, {"url": "http://127.0.0.1:7", "role": "decode"}]
-    assert build(settings(backends=backends)).fleet.backends[0].handoff_max_age_s == 4
-    chosen = build(settings(backends=backends, handoff={"handoff_max_age_s": 2}))
-    assert chosen.fleet.backends[0].handoff_max_age_s == 2
-
-
-def test_an_engines_key_is_read_from_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ENGINE_KEY", "s3cret")
-    app = build(settings(backends=[{"url": NOWHERE, "role": "decode", "key_env": "ENGINE_KEY"}]))
-    assert app.fleet.backends[0].key == "s3cret"
-    assert "s3cret" not in repr(app)
-
-
-def test_an_engine_that_is_back_may_hand_over_with_everybody() -> None:
-    app = build(settings())
-    (engine,) = app.fleet.backends
-    while not app.pairs.failed("prefill:1", engine.id, 0.0):
-        pass
-    assert not app.pairs.usable("prefill:1", engine.id, 1.0)
-    engine.standing.good_probe(1.0)
-    app.prober._notice(engine)
-    assert app.pairs.usable("prefill:1", engine.id, 1.0)
 
 
 async def test_a_gateway_without_usable_engines_is_alive_but_not_ready() -> None:
@@ -123,31 +88,3 @@ async def test_an_address_that_is_taken_leaves_the_other_free() -> None:
         with pytest.raises(ListenError):
             async with running(settings(ops={"port": taken})):
                 pass
-
-
-def test_partners_are_of_one_group_and_not_left_alone() -> None:
-    now = 0.0
-    pairs = Pairs(PairRules(failures=1, quarantine_s=60))
-    partners = partners_of(pairs, lambda: now)
-    decode, near, also_near = a_backend("decode", 1), a_backend("prefill", 2), a_backend("prefill", 3)
-    far = a_backend("prefill", 4, group="another")
-    everyone = [near, also_near, far]
-    assert partners(decode, everyone) == [near, also_near]
-    pairs.failed(near.id, decode.id, now)
-    assert partners(decode, everyone) == [also_near]
-    now = 60.0
-    assert (partners(decode, everyone), pairs.any_left_alone) == ([near, also_near], False)
-
-
-def test_an_engine_that_comes_with_events_needs_what_reads_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    app = build(settings(backends=[]))
-    monkeypatch.setitem(sys.modules, "zmq", None)
-    events = {"endpoint": "tcp://{host}:5557"}
-    with pytest.raises(InvalidRequest, match="pd-router"):
-        app.membership.add(BackendSettings.model_validate({"url": NOWHERE, "role": "decode", "kv_events": events}))
-
-
-def test_events_are_followed_where_somebody_asks_what_engines_hold() -> None:
-    assert build(settings()).kv_events is not None
-    simple = {"prefill_policy": "round_robin", "decode_policy": "least_loaded"}
-    assert build(settings(routing=simple)).kv_events is None

@@ -7,11 +7,12 @@ import pytest
 from router.call import Call
 from router.fleet.backend import Backend
 from router.fleet.fleet import Fleet
-from router.routing.choose import Chooser
+from router.fleet.pairs import Pairs
+from router.routing.choose import Chooser, partners_of
 from router.routing.disaggregation import Reason
 from router.routing.modes import Modes
 from router.routing.route import Route, Shortage
-from router.settings import PolicyName, Role, Routing
+from router.settings import PairRules, PolicyName, Role, Routing
 from router.telemetry.events import RouteKind
 from tests.support.builders import MODEL, a_backend, a_call, linked, paced
 
@@ -461,3 +462,17 @@ def test_what_was_learnt_of_an_engine_that_is_another_now_is_void() -> None:
     slow, _, decode = slow_and_fast()
     Fleet([slow, decode]).forget_paces(slow)
     assert route(slow, decode).reason is Reason.NOVEL_PROMPT
+
+
+def test_partners_are_of_one_group_and_not_left_alone() -> None:
+    now = 0.0
+    pairs = Pairs(PairRules(failures=1, quarantine_s=60))
+    partners = partners_of(pairs, lambda: now)
+    decode, near, also_near = a_backend("decode", 1), a_backend("prefill", 2), a_backend("prefill", 3)
+    far = a_backend("prefill", 4, group="another")
+    everyone = [near, also_near, far]
+    assert partners(decode, everyone) == [near, also_near]
+    pairs.failed(near.id, decode.id, now)
+    assert partners(decode, everyone) == [also_near]
+    now = 60.0
+    assert (partners(decode, everyone), pairs.any_left_alone) == ([near, also_near], False)

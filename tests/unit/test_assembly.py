@@ -1,0 +1,66 @@
+import sys
+
+import pytest
+
+from router.assembly import Assembly, build
+from router.errors import InvalidRequest
+from router.settings import BackendSettings, Settings
+
+NOWHERE = "http://127.0.0.1:9"
+
+
+def settings(**sections: object) -> Settings:
+    return Settings.model_validate({"backends": [{"url": NOWHERE, "role": "decode"}]} | sections)
+
+
+def test_building_starts_nothing() -> None:
+    app = build(settings())
+    assert app.connections.open == 0
+    assert [backend.id for backend in app.fleet.backends] == ["127.0.0.1:9"]
+
+
+def test_the_age_of_hand_overs_is_a_third_of_the_lease_unless_it_is_set() -> None:
+    backends = [{"url": NOWHERE, "role": "prefill", "kv_lease_s": 12}, {"url": "http://127.0.0.1:7", "role": "decode"}]
+    assert build(settings(backends=backends)).fleet.backends[0].handoff_max_age_s == 4
+    chosen = build(settings(backends=backends, handoff={"handoff_max_age_s": 2}))
+    assert chosen.fleet.backends[0].handoff_max_age_s == 2
+
+
+def test_an_engines_key_is_read_from_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ENGINE_KEY", "s3cret")
+    app = build(settings(backends=[{"url": NOWHERE, "role": "decode", "key_env": "ENGINE_KEY"}]))
+    assert app.fleet.backends[0].key == "s3cret"
+    assert "s3cret" not in repr(app)
+
+
+def test_an_engine_that_is_back_may_hand_over_with_everybody() -> None:
+    app = build(settings())
+    (engine,) = app.fleet.backends
+    while not app.pairs.failed("prefill:1", engine.id, 0.0):
+        pass
+    assert not app.pairs.usable("prefill:1", engine.id, 1.0)
+    engine.standing.good_probe(1.0)
+    app.prober._notice(engine)
+    assert app.pairs.usable("prefill:1", engine.id, 1.0)
+
+
+def test_an_engine_that_comes_with_events_needs_what_reads_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    app = build(settings(backends=[]))
+    monkeypatch.setitem(sys.modules, "zmq", None)
+    events = {"endpoint": "tcp://{host}:5557"}
+    with pytest.raises(InvalidRequest, match="pd-router"):
+        app.membership.add(BackendSettings.model_validate({"url": NOWHERE, "role": "decode", "kv_events": events}))
+
+
+def test_events_are_followed_where_somebody_asks_what_engines_hold() -> None:
+    assert build(settings()).kv_events is not None
+    simple = {"prefill_policy": "round_robin", "decode_policy": "least_loaded"}
+    assert build(settings(routing=simple)).kv_events is None
+
+
+def test_a_complete_gateway_shows_all_its_metrics() -> None:
+    begun = Assembly(settings())
+    shown = {family.name for family in begun.registry.collect()}
+    all_shown = {family.name for family in begun.complete().registry.collect()}
+    assert shown == set()
+    assert {"pd_router_requests", "pd_router_backend_up", "pd_router_desired_replicas"} <= all_shown
