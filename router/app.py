@@ -51,7 +51,7 @@ from router.gateway import Gateway
 from router.json_bounds import JsonBounds
 from router.retries import Notice, Retries
 from router.routing.choose import Chooser, Match, same_group
-from router.settings import BackendSettings, Listen, Ops, Settings, clients_key, engine_key, operators_token
+from router.settings import BackendSettings, Listen, Ops, Settings, can_trace, clients_key, engine_key, operators_token
 from router.supervision import Tasks
 from router.telemetry.audit import Audit
 from router.telemetry.edge import EdgeMetrics
@@ -180,6 +180,9 @@ def build(settings: Settings, log_lines: Lines | None = None) -> App:
 def _traces(settings: Settings) -> tuple[Traces, Sequence[Observer]]:
     """Who records requests, and as an observer too, if anybody does."""
     if not settings.tracing.on(os.environ):
+        return NoTraces(), ()
+    if not can_trace():  # the variables may be everybody's on this machine
+        log.warning("requests are not traced", extra={"facts": {"why": "pip install 'pd-router[otel]'"}})
         return NoTraces(), ()
     from router.telemetry.tracing import OtlpTraces  # noqa: PLC0415 - only there with the extra, and slow to import
 
