@@ -64,6 +64,7 @@ from router.settings import (
     NO_KV_EVENTS,
     BackendSettings,
     Settings,
+    can_trace,
     clients_key,
     engine_key,
     kv_events_installed,
@@ -287,6 +288,9 @@ class Assembly:
     @cached_property
     def _tracing(self) -> "OtlpTraces | None":
         if not self.settings.tracing.on(os.environ):
+            return None
+        if not can_trace():  # the variables may be everybody's on this machine
+            log.warning("requests are not traced", extra={"facts": {"why": "pip install 'pd-router[otel]'"}})
             return None
         from router.telemetry.tracing import OtlpTraces  # noqa: PLC0415 - only there with the extra, slow to import
 

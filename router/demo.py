@@ -13,7 +13,7 @@ from rich.panel import Panel
 from rich.table import Table
 
 from router.app import Running, running
-from router.settings import BackendSettings, Role, Settings
+from router.settings import BackendSettings, Role, Settings, clients_key
 from router.sim.config import SimConfig
 from router.sim.fleet import SimFleet
 from router.telemetry.logs import configure
@@ -54,7 +54,8 @@ async def run(settings: Settings, shape: Shape, question: str | None = None) -> 
         ) as gateway,
     ):
         if question is not None:
-            return await _ask_and_show(out, gateway.data_url, base.model, question, fleet)
+            async with _client(gateway.data_url, settings) as client:
+                return await _ask_and_show(out, client, base.model, question, fleet)
         _introduce(out, settings, fleet, gateway, base.model)
         await _signal()
         out.print("stopping")
@@ -116,10 +117,17 @@ for chunk in client.chat.completions.create(model="{model}", messages=messages, 
     print(chunk.choices[0].delta.content or "", end="", flush=True)"""
 
 
-async def _ask_and_show(out: Console, url: str, model: str, question: str, fleet: SimFleet) -> int:
-    out.print(f"[bold]{url}[/] {question}", soft_wrap=True)
+def _client(url: str, settings: Settings) -> httpx.AsyncClient:
+    """One that has the key, if there is one."""
+    key = clients_key(settings.listen)
+    headers = {"authorization": f"Bearer {key.get_secret_value()}"} if key else {}
+    return httpx.AsyncClient(base_url=url, headers=headers, trust_env=False, timeout=60)
+
+
+async def _ask_and_show(out: Console, client: httpx.AsyncClient, model: str, question: str, fleet: SimFleet) -> int:
+    out.print(f"[bold]{client.base_url}[/] {question}", soft_wrap=True)
     try:
-        async for text in _ask(url, model, question):
+        async for text in _ask(client, model, question):
             out.print(text, end="", soft_wrap=True, markup=False)
     except (NoAnswer, httpx.HTTPError) as error:
         out.print(f"no answer: {error!r}", soft_wrap=True, markup=False)
@@ -128,7 +136,7 @@ async def _ask_and_show(out: Console, url: str, model: str, question: str, fleet
     return 0
 
 
-async def _ask(url: str, model: str, question: str) -> AsyncIterator[str]:
+async def _ask(client: httpx.AsyncClient, model: str, question: str) -> AsyncIterator[str]:
     """The pieces of a streamed answer. Raises `NoAnswer` with what came instead."""
     body = {
         "model": model,
@@ -136,10 +144,7 @@ async def _ask(url: str, model: str, question: str) -> AsyncIterator[str]:
         "max_tokens": ANSWER_TOKENS,
         "messages": [{"role": "user", "content": question}],
     }
-    async with (
-        httpx.AsyncClient(base_url=url, trust_env=False, timeout=60) as client,
-        client.stream("POST", "/v1/chat/completions", json=body) as answer,
-    ):
+    async with client.stream("POST", "/v1/chat/completions", json=body) as answer:
         if answer.is_error:
             raise NoAnswer((await answer.aread()).decode())
         async for line in answer.aiter_lines():

@@ -702,7 +702,7 @@ def load(
     faults += [*flag_faults, *_backend_faults((*settings.backends, *backends), settings.discovery, environ)]
     faults += _dns_faults(settings.discovery.dns, environ)
     faults += _key_faults(settings.listen, environ)
-    if settings.tracing.on(environ) and not _is_installed(OTLP_EXPORTER):
+    if settings.tracing.otlp_endpoint and not can_trace():
         faults.append("tracing: needs OpenTelemetry's exporter, which is not installed: pip install 'pd-router[otel]'")
     if settings.ops.token_env and not environ.get(settings.ops.token_env):
         faults.append(f"ops.token_env: the environment variable {settings.ops.token_env} is not set")
@@ -827,6 +827,11 @@ def _backend_faults(
     roles = {backend.role for backend in backends}
     if roles == {Role.PREFILL} and not discovery.on:
         yield "backends: there are prefill engines only; add a decode engine (--decode URL)"
+
+
+def can_trace() -> bool:
+    """Whether what sends traces is installed."""
+    return _is_installed(OTLP_EXPORTER)
 
 
 def _is_installed(module: str) -> bool:

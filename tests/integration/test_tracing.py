@@ -65,6 +65,7 @@ async def test_a_collector_gets_the_whole_of_a_request(monkeypatch: pytest.Monke
             by_name = await sent(spans, 1 + len(PARTS))
             assert by_name.keys() == PARTS | {ROOT}
             assert {span.trace_id.hex() for span in spans} == {CLIENTS[3:35]}
+            assert not any("Why?" in str(span) for span in spans)
             root = by_name[ROOT]
             assert root.parent_span_id.hex() == CLIENTS[36:52]
             for span in spans:

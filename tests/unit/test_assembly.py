@@ -5,8 +5,11 @@ import pytest
 from router.assembly import Assembly, build
 from router.errors import InvalidRequest
 from router.settings import BackendSettings, Settings
+from router.telemetry.events import NoTraces
+from router.telemetry.tracing import OtlpTraces
 
 NOWHERE = "http://127.0.0.1:9"
+EXPORTER = "opentelemetry.exporter.otlp.proto.http"
 
 
 def settings(**sections: object) -> Settings:
@@ -31,6 +34,22 @@ def test_an_engines_key_is_read_from_its_variable(monkeypatch: pytest.MonkeyPatc
     app = build(settings(backends=[{"url": NOWHERE, "role": "decode", "key_env": "ENGINE_KEY"}]))
     assert app.fleet.backends[0].key == "s3cret"
     assert "s3cret" not in repr(app)
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "exporter", "traced"),
+    [("", EXPORTER, False), ("http://c:4318", "nowhere.at.all", False), ("http://c:4318", EXPORTER, True)],
+)
+async def test_requests_are_traced_where_that_is_possible(
+    endpoint: str, exporter: str, traced: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
+    monkeypatch.setattr("router.settings.OTLP_EXPORTER", exporter)
+    app = build(settings())
+    assert isinstance(app.traces, NoTraces) is not traced
+    assert any(isinstance(observer, OtlpTraces) for observer in app.gateway.observers) is traced
+    assert ("requests are not traced" in caplog.text) is (endpoint != "" and not traced)
+    await app.traces.close()
 
 
 def test_an_engine_that_is_back_may_hand_over_with_everybody() -> None:

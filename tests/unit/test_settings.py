@@ -311,9 +311,10 @@ def test_requests_are_traced_where_there_is_a_collector(
 
 def test_tracing_without_its_library_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("router.settings.OTLP_EXPORTER", "nowhere.at.all")
-    assert faults(environ={"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318"}) == [
+    assert faults(flags={"tracing": {"otlp_endpoint": "http://c:4318/v1/traces"}}) == [
         "tracing: needs OpenTelemetry's exporter, which is not installed: pip install 'pd-router[otel]'"
     ]
+    load(environ={"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318"})
 
 
 def test_secrets_in_the_wrong_place_are_not_repeated() -> None:

@@ -22,7 +22,7 @@ from tests.support.books import gateway
 from tests.support.openai_sdk import random_prompt
 from tests.support.vllm_fleet import Engine, Engines, vllm_engines
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = pytest.mark.timeout(180, func_only=True)
 
 CHAT = "/v1/chat/completions"
 BLOCK_TOKENS = 128
