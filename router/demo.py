@@ -80,7 +80,7 @@ def _introduce(out: Console, settings: Settings, fleet: SimFleet, gateway: Runni
     for engine in fleet.engines:
         table.add_row(f"{engine.config.role} engine, simulated", engine.url)
     table.add_row("gateway (OpenAI API)", f"{gateway.data_url}/v1")
-    table.add_row("console, metrics, readyz, fleet", f"{gateway.ops_url}/")
+    table.add_row("operations: console, metrics, fleet", f"{gateway.ops_url}/")
     out.print(Panel(table, title="pd-router", expand=False))
     out.print("[bold]Ask it with curl:[/]")
     out.print(_curl(gateway.data_url, model), soft_wrap=True, markup=False)

@@ -55,6 +55,7 @@ class Recent:
         self._clock = clock
         self._slots: deque[Slot] = deque(maxlen=SLOTS)
         self.troubles: deque[dict[str, Any]] = deque(maxlen=MAX_TROUBLES)
+        """The newest first. What clients did wrong is none."""
 
     def observe(self, stage: Stage, journey: Journey) -> None:
         """Take note of what a journey's stage tells."""
@@ -102,28 +103,29 @@ class Recent:
         outcome = journey.outcome or Outcome.UPSTREAM_ERROR
         slot.outcomes[outcome.value] += 1
         slot.tokens += journey.generated_tokens
-        if outcome is Outcome.CLIENT_GONE:
+        if outcome is Outcome.CLIENT_GONE:  # it was not refused
             return
         if journey.route is RouteKind.NONE and journey.reason:
             slot.decisions[journey.route.value, journey.reason] += 1
-        if (error := journey.error) is not None:
+        if (error := journey.error) is not None and outcome is not Outcome.CLIENT_ERROR:
             leg = error.leg.value if isinstance(error, EngineFault) and error.leg else None
             self._trouble(journey, "failed", leg, error.reason if isinstance(error, EngineFault) else error.code)
 
     def _trouble(self, journey: Journey, what: str, leg: str | None, reason: str | None) -> None:
-        engine = {"prefill": journey.prefill, "decode": journey.decode}.get(leg or "")
-        self.troubles.appendleft(
-            {
-                "at": round(time.time(), 1),
-                "what": what,
-                "request_id": journey.request_id,
-                "model": journey.model,
-                "reason": reason,
-                "leg": leg,
-                "engine": engine,
-                "status": journey.status if what == "failed" else None,
-            }
-        )
+        """One more, or the last one once more: a thousand of a sort must not hide what else there was."""
+        kind = {
+            "what": what,
+            "model": journey.model,
+            "reason": reason,
+            "leg": leg,
+            "engine": {"prefill": journey.prefill, "decode": journey.decode}.get(leg or ""),
+            "status": journey.status if what == "failed" else None,
+        }
+        count = 1
+        if self.troubles and kind.items() <= self.troubles[0].items():
+            count += self.troubles.popleft()["count"]
+        told = {"at": round(time.time(), 1), "request_id": journey.request_id, "count": count}
+        self.troubles.appendleft(kind | told)
 
 
 def _keep(values: list[float], value: float, seen: int) -> None:

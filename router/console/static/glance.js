@@ -43,13 +43,13 @@ const SAID = { failed: "failed", retried: "tried again", fell_back: "fell back" 
 export function drawTroubles(root, { troubles, at }) {
   if (!troubles.length) return root.replaceChildren(el("li", { class: "none" }, "None since this gateway started."));
   root.querySelector(".none")?.remove();
-  const items = troubles.map((trouble, place) => ({ ...trouble, key: `${trouble.at} ${trouble.request_id} ${trouble.what} ${trouble.leg} ${troubles.length - place}` }));
-  keyed(root, items, ({ key }) => key, entry, (item, { at: then }) => say(item.firstChild, `${duration(Math.max(0, at - then))} ago`));
+  const key = ({ at: then, request_id: id, what, leg, count }) => [then, id, what, leg, count].join(" ");
+  keyed(root, troubles, key, entry, (item, { at: then }) => say(item.firstChild, `${duration(Math.max(0, at - then))} ago`));
 }
 
-function entry({ what, reason, leg, engine, status, request_id: id, model }) {
+function entry({ what, reason, leg, engine, status, count, request_id: id, model }) {
   const where = engine ? [` on ${leg} `, el("span", { class: "id" }, engine)] : [];
   return el("li", {}, el("time"), el("span", { class: what }, SAID[what] ?? what),
     el("span", { class: "said" }, spaced(reason), ...where, status ? ` (answered ${status})` : ""),
-    el("small", {}, `${model} · request ${id}`));
+    el("small", {}, `${count > 1 ? `${count} times, last ` : ""}${model} · request ${id}`));
 }

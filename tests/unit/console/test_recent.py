@@ -91,7 +91,6 @@ def test_a_slot_keeps_some_of_many_times(told: Told) -> None:
 
 def test_what_went_wrong_is_told_by_names_only(told: Told) -> None:
     told.failed(EngineTimeout("secret words of an engine").in_leg(Leg.DECODE))
-    told.failed(InvalidRequest("the secret field", param="secret", detail="secret"))
     told.failed(Unavailable("no engine", code="decode_saturated"))
     journey = told.stream()
     journey.retried("prefill", "connection_lost")
@@ -102,7 +101,6 @@ def test_what_went_wrong_is_told_by_names_only(told: Told) -> None:
         ("fell_back", "bad_handoff", "prefill", "p:1", None),
         ("retried", "connection_lost", "prefill", "p:1", None),
         ("failed", "decode_saturated", None, None, 503),
-        ("failed", "invalid_request", None, None, 400),
         ("failed", "timeout", "decode", "d:1", 504),
     ]
 
@@ -117,10 +115,18 @@ def test_clients_that_leave_are_no_trouble(told: Told) -> None:
     assert (slot.outcomes, slot.decisions.total()) == ({"client_gone": 2}, 1), "who left in line was not refused"
 
 
-def test_only_the_last_troubles_are_kept(told: Told) -> None:
-    for _ in range(MAX_TROUBLES + 5):
-        told.failed(EngineTimeout("late"))
-    assert len(told.recent.troubles) == MAX_TROUBLES
+def test_what_clients_did_wrong_is_no_trouble(told: Told) -> None:
+    told.failed(InvalidRequest("the secret field", param="secret", detail="secret"))
+    assert list(told.recent.troubles) == []
+
+
+def test_a_thousand_of_a_sort_are_one_and_the_last_ones_are_kept(told: Told) -> None:
+    for _ in range(3):
+        told.failed(Unavailable("no engine", code="decode_saturated"))
+    assert [one["count"] for one in told.recent.troubles] == [3]
+    for number in range(MAX_TROUBLES):
+        told.failed(Unavailable("no engine", code=f"code_{number % 2}"))
+    assert (len(told.recent.troubles), {one["count"] for one in told.recent.troubles}) == (MAX_TROUBLES, {1})
 
 
 def test_requests_that_went_nowhere_are_decisions_too(told: Told) -> None:
