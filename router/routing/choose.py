@@ -31,7 +31,7 @@ Partners = Callable[[Backend, Sequence[Backend]], list[Backend]]
 Cold = Callable[[], Collection[tuple[str, str]]]
 
 
-Judgement = tuple[bool, Reason, list[Backend], Times | None]
+Judgement = tuple[bool, Reason, Sequence[Backend], Times | None]
 
 NOVEL = (Reason.NOVEL_PROMPT, Reason.FASTER_REMOTE, Reason.TRIAL)
 
@@ -136,35 +136,36 @@ class Chooser:
         home = self._decode_policy.pick(self._acquainted(decode, snapshot), call) if decode else None
         if local:
             return self._alone(call, home, decode, snapshot, Reason.HANDOVER_FAILED)
-        remote, reason, partners, times = self._judge(call, home, snapshot)
+        remote, reason, partners, learnt = self._judge(call, home, snapshot)
         if reason in MISSED and (paired := self._with_roomy_partner(decode, snapshot, call)):
             home = self._decode_policy.pick(paired, call)
-            remote, reason, partners, times = self._judge(call, home, snapshot)
-        if reason is Reason.SLOW_HANDOVER and times and (linked := _with_a_faster_link(decode, home, times)):
+            remote, reason, partners, learnt = self._judge(call, home, snapshot)
+        if reason is Reason.SLOW_HANDOVER and learnt and (linked := _with_a_faster_link(decode, home, learnt)):
             other = self._decode_policy.pick(linked, call)
             there = self._judge(call, other, snapshot)
-            if _is_better(there, times, self._rules):
+            if _is_better(there, learnt, self._rules):
                 home, (remote, reason, partners, _) = other, there
         if reason in NOVEL and (holder := self._aggregated_holder(call, snapshot)):
             return self._route(RouteKind.AGGREGATED, call, holder, None, Reason.CONTINUATION)
         if remote and home is not None:
-            able = quick(self._warm(partners, home), home, snapshot.at)
-            prefill = self._prefill_policy.pick(able, call)
+            prefill = self._prefill_policy.pick(self._warm(partners, home), call)
             return self._route(RouteKind.DISAGGREGATED, call, home, prefill, reason)
         if reason in MISSED and self._rules.on_prefill_unavailable == "fail":
             return _short_of_prefill(reason)
         return self._alone(call, home, decode, snapshot, reason)
 
     def _judge(self, call: Call, home: Backend | None, snapshot: Snapshot) -> Judgement:
-        """What the rule says if `home` answers, and the prefill engines with room that could hand over to it."""
+        """What the rule says if `home` answers, and the prefill engines with room that should hand over to it."""
         partners = self._partners(home, snapshot.prefill) if home is not None else []
         roomy = self._roomy(partners, call)
-        pools = Pools(bool(partners), bool(roomy), home is not None, snapshot.inflight)
+        able: Sequence[Backend] = roomy
         learnt = None
         if home is not None and home.links and self._rules.rule == "learnt":
             held = self.prefixes.held(call) if self.prefixes else {}
-            learnt = times(call, home, quick(roomy or partners, home, snapshot.at), held, self._rules, snapshot.at)
-        return *self._rule(call, self._facts(call, home), pools, self.rules_of(call), learnt), roomy, learnt
+            able = quick(roomy, home, snapshot.at)
+            learnt = times(call, home, able or partners, held, self._rules, snapshot.at)
+        pools = Pools(bool(partners), bool(roomy), home is not None, snapshot.inflight)
+        return *self._rule(call, self._facts(call, home), pools, self.rules_of(call), learnt), able, learnt
 
     def _acquainted(self, decode: Sequence[Backend], snapshot: Snapshot) -> Sequence[Backend]:
         """Those that have met a prefill engine, if there are any."""

@@ -7,7 +7,7 @@ a hand-over is judged, and the settings' where that is not known either: a slow 
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from router.call import Call
 from router.fleet.backend import Backend
@@ -15,8 +15,7 @@ from router.routing.policies.burden import tokens_ahead
 from router.settings import Routing
 
 
-@dataclass(frozen=True, slots=True)
-class Times:
+class Times(NamedTuple):
     """Seconds until the first token, by what they are made of; None is not known.
 
     Over two engines `prefill_s` and `handover_s`, which takes `late_s` or longer as hand-overs under way prove. On

@@ -30,7 +30,12 @@ TIMES_FASTER = 60
 """How much shorter the test's copy of the rules waits: minutes become seconds."""
 
 SETTINGS: Mapping[str, Any] = {
-    "routing": {"min_novel_tokens": 256, "min_concurrency": 0, "local_prefill_budget_tokens": 1024},
+    "routing": {
+        "min_novel_tokens": 256,
+        "min_concurrency": 0,
+        "local_prefill_budget_tokens": 1024,
+        "rule": "thresholds",
+    },
     "admission": {"prefill_permits": 3, "prefill_permit_tokens": 1024, "decode_permits": 10},
     "timeouts": {"prefill_timeout_s": 3, "first_event_timeout_s": 5},
     "edge": {"max_connections_per_address": 64},

@@ -77,8 +77,10 @@ def slowness(engines: Sequence[Backend]) -> list[float] | None:
         speeds = [engine.paces.compute.tokens_per_s for engine in engines]
     else:
         speeds = [engine.paces.decode.tokens_per_s for engine in engines]
+    if not any(speeds):
+        return None
     known = [speed for speed in speeds if speed]
-    if not known or max(known) <= SAME_SPEED * min(known):
+    if max(known) <= SAME_SPEED * min(known):
         return None
     median = sorted(known)[len(known) // 2]
     return [_bounded(median / speed) if speed else 1.0 for speed in speeds]

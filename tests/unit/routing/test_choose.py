@@ -432,7 +432,7 @@ def test_the_engine_with_the_fast_link_is_preferred_even_if_it_has_more_to_do() 
     slow, fast, decode = slow_and_fast()
     fast.load.tokens = 100
     assert route(slow, fast, decode).prefill is fast
-    assert route(slow, fast, decode, rule="thresholds").prefill is fast, "which pair is not the rule's business"
+    assert route(slow, fast, decode, rule="thresholds").prefill is slow
     assert route(slow, fast, decode, mode="disaggregated", full=(fast,)).prefill is slow
 
 
