@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from router.fleet import links
 from router.sim.engine import SimEngine
 from tests.support.client import Verdict, ask, judge
 from tests.support.fleet import Site, engine, site
@@ -64,6 +65,26 @@ async def test_a_slow_link_beside_a_fast_one_is_left_out() -> None:
         for stream in streams:
             stream.cancel()
         await asyncio.wait(streams)
+
+
+@pytest.mark.timeout(60)
+async def test_a_link_that_was_mended_is_found_again_by_a_few_trials(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(links, "TRIAL_S", 0.1)
+    prefill, decode = engine("prefill", link_gb_per_s=SLOW_GB_PER_S, **REAL), engine("decode", **REAL)
+    async with site(prefill, decode, routing=LEARNT) as here:
+        for number in range(5):
+            await asked(here, number)
+        before = handed_over(prefill)[0]
+        assert before == 3
+        for number in range(links.TRIAL_REQUESTS - 2):
+            await asked(here, 100 + number, tokens=600)
+        assert handed_over(prefill)[0] == before
+        assert await here.metric("pd_router_slow_pairs") == 1
+        prefill.core.side_channel.link_gb_per_s = 12.0
+        for number in range(5):
+            await asked(here, 200 + number, tokens=600)
+        assert await here.metric("pd_router_slow_pairs") == 0
+        assert 3 <= await here.metric("pd_router_decisions_total", reason="trial") <= 5
 
 
 @pytest.mark.timeout(60)

@@ -4,7 +4,7 @@ import pytest
 
 from router.routing.policies.least_loaded import LeastLoaded
 from router.settings import Role
-from tests.support.builders import a_backend, a_call
+from tests.support.builders import a_backend, a_call, paced
 
 
 def test_a_prefill_engines_work_is_its_tokens() -> None:
@@ -44,3 +44,14 @@ def test_an_engine_that_came_back_gets_a_share_of_what_the_others_have() -> None
     for _ in range(210):
         policy.pick(engines, a_call()).lease(10)
     assert [engine.load.requests for engine in engines] == [10, 100, 100]
+
+
+@pytest.mark.parametrize("role", [Role.PREFILL, Role.DECODE])
+def test_an_engine_that_is_half_as_fast_gets_half(role: Role) -> None:
+    engines = [a_backend(role, port) for port in range(1, 4)]
+    for engine, speed in zip(engines, (200, 200, 100), strict=True):
+        paced(engine, prefill_tokens_per_s=speed, decode_tokens_per_s=speed)
+    policy = LeastLoaded(random.Random(1))
+    for _ in range(250):
+        policy.pick(engines, a_call()).lease(10)
+    assert [engine.load.requests for engine in engines] == [100, 100, 50]
