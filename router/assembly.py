@@ -72,7 +72,7 @@ from router.settings import (
 )
 from router.telemetry.audit import Audit
 from router.telemetry.edge import EdgeMetrics
-from router.telemetry.events import Clock, NoTraces, Observer, Traces
+from router.telemetry.events import Clock, NoTraces, Observers, Traces
 from router.telemetry.kv_events import KvEventMetrics
 from router.telemetry.logs import AccessLog, Lines
 from router.telemetry.loop_lag import LoopLag
@@ -297,9 +297,11 @@ class Assembly:
         return OtlpTraces(self.settings.tracing, CLOCK)
 
     @cached_property
-    def _observers(self) -> tuple[Observer, ...]:
+    def _observers(self) -> Observers:
         log_lines = [AccessLog(self._log_lines)] if self._log_lines else []
-        return (self.metrics, self._pace, self._recent, *log_lines, *([self._tracing] if self._tracing else []))
+        return Observers(
+            self.metrics, self._pace, self._recent, *log_lines, *([self._tracing] if self._tracing else [])
+        )
 
     # What several rooms share
 

@@ -22,7 +22,7 @@ from router.routing.route import Route, Shortage
 from router.routing.sent import Sent
 from router.routing.timed import Timed
 from router.settings import Role
-from router.telemetry.events import Clock, Journey, NoTraces, Observer, RouteKind, Traces
+from router.telemetry.events import Clock, Journey, NoTraces, Observers, RouteKind, Traces
 
 UNTRACED = NoTraces()
 
@@ -53,7 +53,7 @@ class Gateway:
     queue_timeout_s: float
     exchange: Exchange
     retries: Retries
-    observers: tuple[Observer, ...]
+    observers: Observers
     clock: Clock
     strip_engine_fields: bool
     json_bounds: JsonBounds = DEFAULT_BOUNDS

@@ -51,6 +51,8 @@ class Slot:
 class Recent:
     """The last minutes, slot by slot, and the last troubles."""
 
+    stages = frozenset(Stage) - {Stage.QUEUED, Stage.PREFILLED, Stage.PACED}
+
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._slots: deque[Slot] = deque(maxlen=SLOTS)

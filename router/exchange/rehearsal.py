@@ -12,7 +12,7 @@ from router.call import Api, Trace, understand
 from router.errors import BadHandoff, EngineTimeout, Leg, Outcome
 from router.exchange.exchange import Exchange, Legs
 from router.fleet.backend import Backend
-from router.telemetry.events import Clock, Journey, RouteKind
+from router.telemetry.events import Clock, Journey, Observers, RouteKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class Rehearsal:
         Raises `EngineRefusal`, and `EngineFault` that knows its leg.
         """
         call = understand(Api.COMPLETIONS, _body(model, request_id), Trace(request_id))
-        journey = Journey(request_id, call.api.label, self._clock(), self._clock, ())
+        journey = Journey(request_id, call.api.label, self._clock(), self._clock, Observers())
         journey.chosen(RouteKind.DISAGGREGATED, "rehearsal", decode.id, prefill.id)
         try:
             async with asyncio.timeout(self._timeout_s):

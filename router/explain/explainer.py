@@ -1,7 +1,7 @@
 """The whole story of a decision that is not carried out, as a tree: what came out, and everything it came from."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from math import isfinite
 from typing import Any
 
@@ -109,8 +109,12 @@ class Explainer:
 def _judgements(explained: Explanation) -> Iterator[Tree]:
     """Each answer of the rule, and its facts under their types' names: whatever it is given is told."""
     for judgement in explained.judgements:
-        facts = {type(fact).__name__.lower(): asdict(fact) for fact in judgement.facts}  # type: ignore[call-overload]
+        facts = {type(fact).__name__.lower(): _tree(fact) for fact in judgement.facts}
         yield {"disaggregate": judgement.remote, "reason": str(judgement.reason)} | facts
+
+
+def _tree(fact: Any) -> Tree:  # noqa: ANN401 - whatever the rule is given, a dataclass or a named tuple
+    return asdict(fact) if is_dataclass(fact) else dict(fact._asdict())  # type: ignore[arg-type]
 
 
 def _pick(pick: Pick) -> Tree:

@@ -27,6 +27,8 @@ class Done:
 class Pace:
     """What prefill engines did, by model."""
 
+    stages = frozenset({Stage.CHOSEN, Stage.PREFILLED, Stage.COMMITTED})
+
     def __init__(self) -> None:
         self._done: dict[str, Done] = {}
         self._busy_until: dict[str, float] = {}

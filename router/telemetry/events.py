@@ -3,9 +3,9 @@
 The core knows nothing of metrics or logs; those are observers. Times are seconds of the injected monotonic clock.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
-from enum import Enum, StrEnum, auto
+from enum import IntEnum, StrEnum, auto
 from typing import Protocol
 
 from router.call import Trace
@@ -28,7 +28,7 @@ class RouteKind(StrEnum):
     NONE = "none"
 
 
-class Stage(Enum):
+class Stage(IntEnum):
     """The points of a request's life at which observers are called."""
 
     QUEUED = auto()
@@ -52,7 +52,7 @@ class Journey:
     api: str
     received_at: float
     clock: Clock = field(repr=False)
-    observers: "Sequence[Observer]" = field(repr=False)
+    observers: "Observers" = field(repr=False)
     trace: Trace | None = None
     model: str = "other"
     stream: bool = False
@@ -174,8 +174,8 @@ class Journey:
         return None if self.committed_at is None else self.committed_at - self.received_at
 
     def _show(self, stage: Stage) -> None:
-        for observer in self.observers:
-            observer.observe(stage, self)
+        for observe in self.observers.at[stage]:
+            observe(stage, self)
 
 
 class NoTraces:
@@ -190,10 +190,23 @@ class NoTraces:
 
 
 class Observer(Protocol):
-    """A sink for what happens: metrics, log, traces. It must not raise and must not wait."""
+    """A sink for what happens at some `stages`: metrics, log, traces. It must not raise and must not wait."""
+
+    @property
+    def stages(self) -> Collection[Stage]:
+        """Those at which it is to be called."""
 
     def observe(self, stage: Stage, journey: Journey) -> None:
         """Take note of a stage that `journey` has just reached."""
+
+
+class Observers:
+    """All observers, in order, sorted by stage: most have no use for most of them."""
+
+    def __init__(self, *observers: Observer) -> None:
+        self.all = observers
+        ends = range(max(Stage) + 1)
+        self.at = [tuple(one.observe for one in observers if stage in one.stages) for stage in ends]
 
 
 class Traces(Protocol):

@@ -67,6 +67,8 @@ class Series:
 class RequestMetrics:
     """Counts and times of requests; an observer of journeys and releases."""
 
+    stages = frozenset(Stage) - {Stage.COMMITTED}
+
     def __init__(self, registry: CollectorRegistry) -> None:
         def counter(name: str, text: str, labels: Iterable[str]) -> Series:
             return Series(Counter(f"{PREFIX}_{name}", text, labels, registry=registry))

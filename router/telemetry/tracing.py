@@ -90,6 +90,8 @@ class OtlpTraces:
     An observer of journeys. `exporter` is OTLP over HTTP unless another is given.
     """
 
+    stages = frozenset(Stage) - {Stage.QUEUED, Stage.PACED}
+
     def __init__(self, settings: Tracing, clock: Clock, exporter: SpanExporter | None = None) -> None:
         self._clock = clock
         named = "OTEL_SERVICE_NAME" in os.environ or "service.name=" in os.environ.get("OTEL_RESOURCE_ATTRIBUTES", "")

@@ -28,7 +28,7 @@ from router.gateway import Gateway
 from router.routing.choose import Chooser
 from router.settings import Admission, HandoffSettings, Routing, Timeouts
 from router.sim.engine import SimEngine
-from router.telemetry.events import Journey, Stage
+from router.telemetry.events import Journey, Observers, Stage
 from tests.support.builders import a_backend, a_retries
 from tests.support.fleet import engine
 from tests.support.virtual_time import virtual_time
@@ -131,6 +131,8 @@ async def _receive() -> Mapping[str, Any]:
 class Ends:
     """An observer that notes how far each request came; also of releases."""
 
+    stages = frozenset(Stage)
+
     def __init__(self) -> None:
         self.furthest: list[Stage | None] = []
         self.outcomes: list[Outcome | None] = []
@@ -156,6 +158,8 @@ class Ends:
 
 class Cut:
     """An observer that has the decode engine close the connection that waits for it while prefill runs."""
+
+    stages = frozenset(Stage)
 
     def __init__(self, connections: Connections, decode: SimEngine) -> None:
         self._pool = connections.to(decode.url)
@@ -190,7 +194,7 @@ class Site:
             line=self.line,
             queue_timeout_s=10,
             exchange=Exchange(self.connections, self.releases, Timeouts(), max_answer_bytes=1 << 20, clock=clock),
-            observers=(self.ends, Cut(self.connections, decode)) if cut else (self.ends,),
+            observers=Observers(self.ends, *([Cut(self.connections, decode)] if cut else [])),
             clock=clock,
             strip_engine_fields=False,
         )

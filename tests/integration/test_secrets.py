@@ -20,7 +20,7 @@ import httpx
 import pytest
 
 from router.call import Api, Trace, understand
-from router.telemetry.events import Journey, Stage
+from router.telemetry.events import Journey, Observers, Stage
 from tests.support.gateway import body, settings, site
 from tests.support.scripted_engine import (
     DONE,
@@ -201,6 +201,8 @@ async def test_check_names_secrets_and_does_not_print_them(tmp_path: Path) -> No
 class Spy:
     """An observer that keeps how things represent themselves."""
 
+    stages = frozenset(Stage)
+
     def __init__(self) -> None:
         self.seen: list[str] = []
 
@@ -222,13 +224,13 @@ async def test_no_secret_is_in_the_representation_of_anything(monkeypatch: pytes
         async with site(settings(backends=backends, ops={"port": 0, "token_env": "OPS_TOKEN"})) as here:
             app = here.gateway.app
             gateway = app.data._gateway
-            app.data._gateway = replace(gateway, observers=(*gateway.observers, spy))
+            app.data._gateway = replace(gateway, observers=Observers(*gateway.observers.all, spy))
             for authorization in AUTHORIZATIONS:
                 here.client.headers["authorization"] = authorization
                 for seed in range(10):
                     await here.ask(prompt=PROMPT, seed=seed, stream=seed % 2 == 1)
             call = understand(Api.COMPLETIONS, body(prompt=PROMPT), Trace("id"))
             objects = [app, app.settings, app.data, app.data._limits, gateway, call, *app.fleet.backends]
-            objects += [app.connections, app.line, app.permits, app.pairs, *gateway.observers]
+            objects += [app.connections, app.line, app.permits, app.pairs, *gateway.observers.all]
             assert len(spy.seen) > 40
             assert canaries(*spy.seen, *map(repr, objects)) == set()

@@ -22,7 +22,7 @@ from router.fleet.fleet import Fleet
 from router.retries import LOST, Tries
 from router.routing.route import Route
 from router.settings import Role
-from router.telemetry.events import Journey, RouteKind
+from router.telemetry.events import Journey, Observers, RouteKind
 from tests.properties.profile import machine
 from tests.support.builders import MODEL, a_backend, a_retries
 
@@ -68,7 +68,7 @@ class Load(RuleBasedStateMachine):
     @rule(count=st.sampled_from([1, 1, 5]))
     def arrive(self, count: int) -> None:
         for _ in range(count):
-            journey = Journey("r", "chat", self.now, lambda: self.now, ())
+            journey = Journey("r", "chat", self.now, lambda: self.now, Observers())
             self.living.append(Request(self.retries.begin(MODEL, self.now), journey, self.now))
             self.begun.append(self.now)
 

@@ -16,7 +16,7 @@ from router.exchange.pool import Connections
 from router.exchange.release import Releases
 from router.fleet.backend import Backend
 from router.settings import BackendSettings, HandoffSettings, Probes, Role, Timeouts
-from router.telemetry.events import Journey
+from router.telemetry.events import Journey, Observers
 from tests.support.gateway import body, eventually
 from tests.support.scripted_engine import Script, ScriptedEngine, scripted_engine
 
@@ -93,5 +93,5 @@ async def stand(
         held.push_async_callback(releases.close)
         exchange = Exchange(connections, releases, Timeouts(**timeouts), max_answer_bytes=max_answer_bytes, clock=clock)
         legs = Legs(backends[1], backends[0], outcomes.append)
-        journey = Journey("id-1", "completions", clock(), clock, ())
+        journey = Journey("id-1", "completions", clock(), clock, Observers())
         yield Stand(engines[0], engines[1], legs, connections, releases, exchange, told, outcomes, journey)

@@ -29,7 +29,7 @@ from router.routing.choose import Chooser, Partners, Room
 from router.routing.route import Route, Shortage
 from router.settings import Admission, Ejection, HandoffSettings, PairRules, Probes, Role, Routing, Timeouts
 from router.telemetry.audit import Audit
-from router.telemetry.events import Clock, Journey, RouteKind, Stage
+from router.telemetry.events import Clock, Journey, Observers, RouteKind, Stage
 from tests.support.builders import MODEL, a_backend, a_body, a_retries
 from tests.support.legs import Told
 from tests.support.played_engines import PlayedEngines, well
@@ -205,14 +205,16 @@ class StrictPermits(Permits):
 class Ends:
     """How often each journey was settled, and the retries that the budget has to allow."""
 
+    stages = frozenset(Stage)
+
     settled: Counter[str] = field(default_factory=Counter)
-    stages: Counter[Stage] = field(default_factory=Counter)
+    reached: Counter[Stage] = field(default_factory=Counter)
     retried_at: list[tuple[str, float]] = field(default_factory=list)
     lost: set[str] = field(default_factory=set)
 
     def observe(self, stage: Stage, journey: Journey) -> None:
         """Part of `Observer`."""
-        self.stages[stage] += 1
+        self.reached[stage] += 1
         if stage is Stage.SETTLED:
             self.settled[journey.request_id] += 1
         elif stage is Stage.RETRIED and not self._is_free(journey):
@@ -278,7 +280,7 @@ class Stand:
             line=self.line,
             queue_timeout_s=admission.queue_timeout_s,
             exchange=Exchange(self.connections, self.releases, Timeouts(), max_answer_bytes=1 << 20, clock=clock),
-            observers=(self.ends,),
+            observers=Observers(self.ends),
             clock=clock,
             strip_engine_fields=False,
         )

@@ -47,7 +47,7 @@ async def test_requests_are_traced_where_that_is_possible(
     monkeypatch.setattr("router.settings.OTLP_EXPORTER", exporter)
     app = build(settings())
     assert isinstance(app.traces, NoTraces) is not traced
-    assert any(isinstance(observer, OtlpTraces) for observer in app.gateway.observers) is traced
+    assert any(isinstance(observer, OtlpTraces) for observer in app.gateway.observers.all) is traced
     assert ("requests are not traced" in caplog.text) is (endpoint != "" and not traced)
     await app.traces.close()
 

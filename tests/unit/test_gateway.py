@@ -22,7 +22,7 @@ from router.gateway import Gateway
 from router.retries import Tries
 from router.routing.choose import Chooser
 from router.settings import Admission, Role, Routing
-from router.telemetry.events import Clock, Journey, RouteKind, Stage
+from router.telemetry.events import Clock, Journey, Observers, RouteKind, Stage
 from tests.support.builders import MODEL, a_backend, a_body, a_call, a_retries
 from tests.support.virtual_time import virtual_time
 
@@ -100,6 +100,8 @@ class FakeExchange:
 class Ends:
     """An observer of how requests ended."""
 
+    stages = frozenset(Stage)
+
     def __init__(self) -> None:
         self.journeys: list[Journey] = []
 
@@ -129,7 +131,7 @@ class Site:
             line=self.line,
             queue_timeout_s=10,
             exchange=cast("Exchange", self.exchange),
-            observers=(self.ends,),
+            observers=Observers(self.ends),
             clock=clock,
             strip_engine_fields=False,
         )
@@ -323,7 +325,7 @@ async def test_who_has_waited_takes_also_an_engine_that_failed_it() -> None:
     failed, other = site.backends[1], a_backend(Role.DECODE, 3)
     site.gateway.fleet.backends = (failed, other)
     permits = [site.permits.take(engine, 1) for engine in (failed, other)]
-    tries, journey = Tries(MODEL, avoid=frozenset({failed})), Journey("r-1", "chat", 0.0, lambda: 0.0, ())
+    tries, journey = Tries(MODEL, avoid=frozenset({failed})), Journey("r-1", "chat", 0.0, lambda: 0.0, Observers())
     call = a_call()
     placing = asyncio.get_running_loop().create_task(site.gateway._place(call, tries, journey))
     await asyncio.sleep(0.01)

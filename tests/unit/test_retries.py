@@ -29,7 +29,7 @@ from router.fleet.standing import State
 from router.retries import Retries, Tries
 from router.routing.route import Route
 from router.settings import PairRules, Role
-from router.telemetry.events import Journey, RouteKind
+from router.telemetry.events import Journey, Observers, RouteKind
 from tests.support.builders import MODEL, a_backend, a_retries
 from tests.support.virtual_time import virtual_time
 
@@ -56,7 +56,7 @@ class Site:
         self.pairs = Pairs(PairRules())
         self.retries: Retries = a_retries(self.fleet, pairs=self.pairs, **rules)
         self.tries = self.retries.begin(MODEL, 0.0)
-        self.journey = Journey("r-1", "chat", 0.0, lambda: 0.0, ())
+        self.journey = Journey("r-1", "chat", 0.0, lambda: 0.0, Observers())
 
     async def fails(self, fault: EngineFault, leg: Leg, prefill: Backend | None, decode: Backend) -> Tries:
         """One try on these engines fails in a leg; what the next one is to keep to."""
@@ -166,7 +166,7 @@ async def test_a_hand_over_that_could_not_be_loaded_is_the_pairs_fault() -> None
 async def test_an_error_in_mid_stream_is_the_engines_fault() -> None:
     here = Site()
     for _ in range(3):
-        here.journey = Journey("r-1", "chat", 0.0, lambda: 0.0, ())
+        here.journey = Journey("r-1", "chat", 0.0, lambda: 0.0, Observers())
         here.journey.committed()
         with pytest.raises(ErrorEvent):
             await here.fails(ErrorEvent("x"), Leg.DECODE, here.prefill[0], here.decode[0])

@@ -19,7 +19,7 @@ from router.fleet.fleet import Fleet
 from router.settings import Admission, BackendSettings, Probes, Role
 from router.sim.config import SimConfig
 from router.sim.latency import PROFILES
-from router.telemetry.events import Journey, Observer, RouteKind
+from router.telemetry.events import Journey, Observer, Observers, RouteKind
 from router.usage import Usage
 
 Engine = PrefillEngine | DecodeEngine
@@ -87,7 +87,7 @@ class ElasticFleet:
             min((b for b in self.fleet.backends if b.role is role), key=lambda b: (b.load.tokens, b.load.ever))
             for role in (Role.PREFILL, Role.DECODE)
         )
-        journey = Journey("ramp", "chat", self._timeline.now_s, lambda: self._timeline.now_s, (self._observer,))
+        journey = Journey("ramp", "chat", self._timeline.now_s, lambda: self._timeline.now_s, Observers(self._observer))
         journey.model, journey.stream, journey.prompt_tokens = MODEL, True, request.input_tokens
         grant = Grant(self._permits, decode, prefill, request.input_tokens)
         journey.chosen(RouteKind.DISAGGREGATED, "novel_prompt", decode.id, prefill.id)

@@ -2,7 +2,7 @@ import pytest
 
 from router.console.recent import MAX_TIMES, MAX_TROUBLES, SLOT_S, Recent, percentiles
 from router.errors import ClientGone, EngineTimeout, InvalidRequest, Leg, Outcome, RequestError, Unavailable
-from router.telemetry.events import Journey, RouteKind
+from router.telemetry.events import Journey, Observers, RouteKind
 from router.usage import Usage
 from tests.support.builders import MODEL
 
@@ -15,7 +15,7 @@ class Told:
         self.recent = Recent(lambda: self.now)
 
     def journey(self, *, stream: bool = True) -> Journey:
-        journey = Journey("r-1", "chat", self.now, lambda: self.now, (self.recent,))
+        journey = Journey("r-1", "chat", self.now, lambda: self.now, Observers(self.recent))
         journey.model, journey.stream = MODEL, stream
         return journey
 

@@ -17,7 +17,7 @@ from router.fleet.pairs import Pairs
 from router.scaling.autoscaler import Autoscaler, Capacity
 from router.scaling.pace import Pace
 from router.settings import Admission, Autoscale, PairRules, Role
-from router.telemetry.events import Journey, RouteKind
+from router.telemetry.events import Journey, Observers, RouteKind
 from tests.support.builders import MODEL, a_backend
 
 
@@ -50,7 +50,7 @@ class Site:
         return engine
 
     def stream(self) -> Journey:
-        journey = Journey("r-1", "chat", self.now, self.clock, (self.recent,))
+        journey = Journey("r-1", "chat", self.now, self.clock, Observers(self.recent))
         journey.model, journey.stream = MODEL, True
         journey.chosen(RouteKind.DISAGGREGATED, "novel_prompt", self.decode.id, self.prefill.id)
         journey.prefill_sent()
@@ -114,7 +114,7 @@ def test_an_engine_that_tells_nothing_is_never_silent(site: Site) -> None:
 
 
 def test_the_verdict_knows_of_the_last_seconds(site: Site) -> None:
-    journey = Journey("r-2", "chat", site.now, site.clock, (site.recent,))
+    journey = Journey("r-2", "chat", site.now, site.clock, Observers(site.recent))
     journey.model, journey.stream = MODEL, True
     site.now += 3
     journey.queued("prefill", 3.0)
@@ -149,7 +149,7 @@ def test_a_large_busy_fleet_is_told_within_bounds(site: Site) -> None:
     for _ in range(3000):
         site.now += 0.05
         prefill, decode = rng.sample(engines, 2)
-        journey = Journey("r" * 30, "chat", site.now, site.clock, (site.recent,))
+        journey = Journey("r" * 30, "chat", site.now, site.clock, Observers(site.recent))
         journey.model, journey.stream = MODEL, True
         journey.chosen(RouteKind.DISAGGREGATED, "novel_prompt", decode.id, prefill.id)
         journey.prefill_sent()

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from router.engines.plain import Plain
 from router.errors import BadAnswer, EngineError, EngineFault
 from router.exchange.events import MAX_EVENT_BYTES, EventStream
-from router.telemetry.events import Journey
+from router.telemetry.events import Journey, Observers
 from router.usage import Usage
 from tests.support.scripted_engine import DONE, event
 
@@ -19,7 +19,7 @@ ERROR = b'data: {"error":{"message":"no","code":500}}\n\n'
 
 def journey(clock: Callable[[], float] = lambda: 0.0) -> Journey:
     """The journey of a stream."""
-    return Journey("1", "chat", 0.0, clock, ())
+    return Journey("1", "chat", 0.0, clock, Observers())
 
 
 def reader(cached_tokens: int | None = None) -> EventStream:

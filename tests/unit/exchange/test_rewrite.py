@@ -3,14 +3,14 @@ import pytest
 
 from router.errors import BadAnswer
 from router.exchange import rewrite
-from router.telemetry.events import Journey
+from router.telemetry.events import Journey, Observers
 from router.usage import Usage
 from tests.support.scripted_engine import completion, event
 
 
 def a_journey(prefill_cached_tokens: int | None = None) -> Journey:
     """That of a request whose prompt was computed elsewhere, if a prefill engine told what it had cached."""
-    journey = Journey("1", "chat", 0.0, lambda: 0.0, ())
+    journey = Journey("1", "chat", 0.0, lambda: 0.0, Observers())
     if prefill_cached_tokens is not None:
         journey.prefill_usage = Usage(9, 1, prefill_cached_tokens)
     return journey

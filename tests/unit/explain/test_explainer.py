@@ -17,7 +17,7 @@ from router.routing.modes import Modes
 from router.routing.route import Route
 from router.routing.sent import Sent
 from router.settings import Admission, PairRules, Role, Routing
-from tests.support.builders import a_backend, a_call
+from tests.support.builders import a_backend, a_call, linked, paced
 
 LONG = 600
 
@@ -169,3 +169,15 @@ def test_nothing_is_held_afterwards() -> None:
     ]
     assert site.chooser.prefixes is not None
     assert [site.chooser.prefixes.index.blocks_of(engine) for engine in site.engines] == [0, 0]
+
+
+def test_what_was_learnt_of_two_engines_is_told() -> None:
+    site = Site()
+    prefill, decode = site.engines
+    paced(prefill, prefill_tokens_per_s=30_000)
+    paced(decode, prefill_tokens_per_s=30_000)
+    linked(prefill, decode, s_per_token=3e-4)
+    (judgement,) = site.explain()["judgements"]
+    assert (judgement["disaggregate"], judgement["reason"]) == (False, "slow_handover")
+    assert judgement["times"]["handover_s"] == pytest.approx(LONG * 3e-4, rel=0.2)
+    assert judgement["times"]["stay_is_known"] is True

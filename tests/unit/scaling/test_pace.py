@@ -1,7 +1,7 @@
 import pytest
 
 from router.scaling.pace import Done, Pace
-from router.telemetry.events import Journey, RouteKind
+from router.telemetry.events import Journey, Observers, RouteKind
 from router.usage import Usage
 from tests.support.builders import MODEL
 
@@ -14,7 +14,7 @@ class Told:
         self.pace = Pace()
 
     def journey(self, tokens: int = 1000) -> Journey:
-        journey = Journey("r-1", "chat", self.now, lambda: self.now, (self.pace,))
+        journey = Journey("r-1", "chat", self.now, lambda: self.now, Observers(self.pace))
         journey.model, journey.prompt_tokens = MODEL, tokens
         return journey
 

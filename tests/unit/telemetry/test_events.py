@@ -1,7 +1,7 @@
 import pytest
 
 from router.errors import ClientGone, Outcome
-from router.telemetry.events import Journey, RouteKind, Stage
+from router.telemetry.events import Journey, Observers, RouteKind, Stage
 
 
 class Clock:
@@ -17,17 +17,19 @@ class Clock:
 class Seen:
     """An observer that remembers stages and, of each, how many gaps it saw."""
 
+    stages = frozenset(Stage)
+
     def __init__(self) -> None:
-        self.stages: list[Stage] = []
+        self.reached: list[Stage] = []
         self.gaps: list[int] = []
 
     def observe(self, stage: Stage, journey: Journey) -> None:
-        self.stages.append(stage)
+        self.reached.append(stage)
         self.gaps.append(len(journey.event_gaps_s))
 
 
 def journey(clock: Clock, *observers: Seen) -> Journey:
-    return Journey("r-1", "chat", clock(), clock, observers)
+    return Journey("r-1", "chat", clock(), clock, Observers(*observers))
 
 
 def test_every_stage_is_shown_once_in_order() -> None:
@@ -38,7 +40,7 @@ def test_every_stage_is_shown_once_in_order() -> None:
     told.prefilled()
     told.committed()
     told.settled(Outcome.OK, 200)
-    assert seen.stages == [Stage.CHOSEN, Stage.PREFILLED, Stage.COMMITTED, Stage.SETTLED]
+    assert seen.reached == [Stage.CHOSEN, Stage.PREFILLED, Stage.COMMITTED, Stage.SETTLED]
 
 
 def test_times_are_those_of_the_clock() -> None:
@@ -85,4 +87,4 @@ def test_gaps_are_shown_in_batches_and_then_forgotten() -> None:
     told = journey(Clock(), seen)
     told.event_gaps_s += [0.01] * 3
     told.paced()
-    assert (seen.stages, seen.gaps, told.event_gaps_s) == ([Stage.PACED], [3], [])
+    assert (seen.reached, seen.gaps, told.event_gaps_s) == ([Stage.PACED], [3], [])

@@ -9,7 +9,7 @@ import pytest
 
 from router.errors import BadAnswer, InvalidRequest, Outcome
 from router.settings import Log
-from router.telemetry.events import Journey, RouteKind
+from router.telemetry.events import Journey, Observers, RouteKind
 from router.telemetry.logs import AccessLog, Lines, LinesHandler, configure, json_line, pretty_line
 
 
@@ -36,7 +36,7 @@ def lines(stream: Written, level: str = "info", form: str = "json") -> Lines:
 def settled(
     to: Lines, outcome: Outcome = Outcome.OK, status: int = 200, error: BadAnswer | InvalidRequest | None = None
 ) -> None:
-    journey = Journey("r-1", "chat", 1.0, lambda: 3.5, (AccessLog(to),))
+    journey = Journey("r-1", "chat", 1.0, lambda: 3.5, Observers(AccessLog(to)))
     journey.model = "m"
     journey.chosen(RouteKind.DISAGGREGATED, "novel_prompt", "d:1", "p:1")
     journey.committed()
@@ -169,7 +169,7 @@ def test_a_line_that_cannot_be_made_stops_nobody(capsys: pytest.CaptureFixture[s
 
 def test_the_arm_of_a_comparison_is_told() -> None:
     stream = Written()
-    journey = Journey("r-1", "chat", 1.0, lambda: 3.5, (AccessLog(lines(stream)),))
+    journey = Journey("r-1", "chat", 1.0, lambda: 3.5, Observers(AccessLog(lines(stream))))
     journey.arm = "local"
     journey.settled(Outcome.OK, 200)
     assert stream.parsed[0]["arm"] == "local"

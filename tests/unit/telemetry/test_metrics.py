@@ -10,7 +10,7 @@ from router.exchange.events import EventStream
 from router.fleet.fleet import Fleet
 from router.fleet.pairs import Pairs
 from router.settings import Admission, PairRules, Role
-from router.telemetry.events import GAPS_PER_BATCH, Journey, RouteKind
+from router.telemetry.events import GAPS_PER_BATCH, Journey, Observers, RouteKind
 from router.telemetry.metrics import FleetMetrics, RequestMetrics
 from router.usage import Usage
 from tests.support.builders import MODEL, a_backend, linked, paced
@@ -35,7 +35,7 @@ class Told:
         self.metrics = RequestMetrics(self.registry)
 
     def journey(self, *, stream: bool = True) -> Journey:
-        told = Journey("r-1", "chat", self.clock(), self.clock, (self.metrics,))
+        told = Journey("r-1", "chat", self.clock(), self.clock, Observers(self.metrics))
         told.model, told.stream = MODEL, stream
         return told
 

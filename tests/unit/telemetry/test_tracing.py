@@ -9,7 +9,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 from router.call import Trace
 from router.errors import EngineTimeout, Leg, Outcome
 from router.settings import Tracing
-from router.telemetry.events import Journey, RouteKind
+from router.telemetry.events import Journey, Observers, RouteKind
 from router.telemetry.tracing import OtlpTraces
 
 CLIENTS = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -24,7 +24,7 @@ class Played:
         self.exporter = InMemorySpanExporter()
         self.traces = OtlpTraces(Tracing(), lambda: self.now, self.exporter)
         self.trace = self.traces.begin(Trace("r-1", traceparent), "/v1/completions", 99.5)
-        self.journey = Journey("r-1", "completions", 99.5, lambda: self.now, (self.traces,), self.trace)
+        self.journey = Journey("r-1", "completions", 99.5, lambda: self.now, Observers(self.traces), self.trace)
 
     def after(self, seconds: float, step: Callable[[], object]) -> object:
         """A step of the request, some time later."""
