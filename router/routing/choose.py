@@ -214,14 +214,16 @@ class Chooser:
         aggregated = () if reason is Reason.CONTINUATION else self._roomy(snapshot.aggregated, call)
         if aggregated:
             return self._route(RouteKind.AGGREGATED, call, self._decode_policy.pick(aggregated, call), None, reason)
+        bounded = self._is_bounded(snapshot, reason)
+        if home is not None and home.paired.decodes_alone and (not bounded or self._has_budget(home, call)):
+            return self._route(RouteKind.LOCAL, call, home, None, reason)
         able = [backend for backend in decode if backend.paired.decodes_alone]
-        if able and self._is_bounded(snapshot, reason):
+        if able and bounded:
             able = [backend for backend in able if self._has_budget(backend, call)]
             if not able:
                 return _short_of_prefill(reason)
         if able:
-            chosen = home if home in able else self._decode_policy.pick(able, call)
-            return self._route(RouteKind.LOCAL, call, chosen, None, reason)
+            return self._route(RouteKind.LOCAL, call, self._decode_policy.pick(able, call), None, reason)
         saturated = bool(snapshot.decode or snapshot.aggregated)
         why = Reason.DECODE_SATURATED if saturated else Reason.DECODE_UNAVAILABLE
         return Shortage(Role.DECODE, saturated=saturated, reason=why)

@@ -24,7 +24,7 @@ export function drawTtft(root, { ttft }) {
   root.replaceChildren(
     el("div", { class: "chart", role: "img", "aria-label": label }, picture, ...marks),
     el("div", { class: "axis", "aria-hidden": "true" }, el("span", {}, "5 min ago"),
-      el("span", {}, el("span", { class: "key" }, "half"), el("span", { class: "key dashed" }, "9 of 10")), el("span", {}, "now")));
+      el("span", {}, el("span", { class: "key" }, "p50"), el("span", { class: "key dashed" }, "p90")), el("span", {}, "now")));
 }
 
 /** Unbroken stretches; a point that stands alone is a short dash. */

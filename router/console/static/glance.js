@@ -21,8 +21,8 @@ export function drawFigures(root, { lately, inflight }) {
   const all = counts.reduce((sum, [, count]) => sum + count, 0);
   const failed = counts.filter(([outcome]) => !GOOD.has(outcome)).reduce((sum, [, count]) => sum + count, 0);
   const figures = [
-    ["first token, half", seconds(lately.ttft_p50_s)],
-    ["first token, 9 of 10", seconds(lately.ttft_p90_s)],
+    ["first token, p50", seconds(lately.ttft_p50_s)],
+    ["first token, p90", seconds(lately.ttft_p90_s)],
     ["requests/s", amount(all / lately.window_s)],
     ["tokens/s", amount(lately.tokens_per_s)],
     ["in flight", amount(inflight)],
