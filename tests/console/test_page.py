@@ -154,7 +154,7 @@ async def test_changes_are_refused_without_the_token_and_made_with_it(
         await page.get_by_role("button", name="Read-only").click()
         await page.get_by_role("textbox", name="Token").fill("guessed")
         await page.keyboard.press("Enter")
-        await expect(page.get_by_role("alert")).to_contain_text("Refused: changes need the token")
+        await expect(page.get_by_role("alert")).to_contain_text("Refused: this needs the token")
         await page.get_by_role("textbox", name="Token").fill(TOKEN)
         await page.keyboard.press("Enter")
         await expect(page.get_by_role("button", name="Changes allowed")).to_be_visible()
