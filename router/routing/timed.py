@@ -31,6 +31,7 @@ class Timed:
         "_began_at",
         "_moving",
         "_own_tokens",
+        "_prefill_paces",
         "_route",
         "_stream",
         "_to_move",
@@ -45,13 +46,14 @@ class Timed:
         self._own_tokens = max(0, call.prompt_tokens - route.cached_tokens)
         self._to_move = max(0, call.prompt_tokens - route.decode_cached_tokens)
         self._ahead_tokens = tokens_ahead(route.prefill or route.decode)
+        self._prefill_paces = route.prefill.paces if route.prefill else None
         route.decode.links.asked += route.weighed
 
     def prefill_over(self, outcome: Outcome, now: float) -> None:
         """The prefill leg has ended; if well, the hand-over begins."""
         prefill, decode = self._route.prefill, self._route.decode
-        if prefill is None or outcome is not Outcome.OK:
-            return
+        if prefill is None or outcome is not Outcome.OK or prefill.paces is not self._prefill_paces:
+            return  # an engine that was forgotten meanwhile is another one now, or none
         prefill.paces.compute.note(self._ahead_tokens + self._own_tokens, now - self._began_at)
         if self._stream:
             self._moving = decode.links.begin(prefill.id, self._to_move, now)
@@ -64,6 +66,8 @@ class Timed:
         if self._moving is not None:
             if handed_over:
                 self._moving.arrived(now)
+            else:
+                self._moving.gone()
         elif self._route.prefill is None:
             self._route.decode.paces.compute.note(self._ahead_tokens + self._own_tokens, now - self._began_at)
 

@@ -3,6 +3,7 @@ from contextlib import suppress
 import pytest
 
 from router.errors import Outcome
+from router.fleet.fleet import Fleet
 from router.fleet.pace import Pace
 from router.routing.route import Route
 from router.routing.timed import Timed
@@ -110,6 +111,25 @@ def test_failures_tell_nothing() -> None:
         timed.prefill_over(Outcome.OK, 10.2)
         timed.answer_began(11.2, handed_over=False)
     assert (engines.prefill.paces.compute.samples, engines.link.samples) == (2, 0)
+
+
+def test_what_decode_computes_in_place_of_a_hand_over_is_moving_no_longer_while_it_answers() -> None:
+    engines = Engines()
+    with engines.timed() as timed:
+        timed.prefill_over(Outcome.OK, 10.2)
+        timed.answer_began(11.2, handed_over=False)
+        assert engines.moving_tokens == 0
+        assert not engines.decode.links.slow_now(70.0)
+
+
+def test_nothing_is_learnt_of_an_engine_that_was_forgotten_while_it_computed() -> None:
+    engines = Engines()
+    for _ in range(3):
+        with engines.timed() as timed:
+            Fleet([engines.prefill, engines.decode]).forget_paces(engines.prefill)
+            timed.prefill_over(Outcome.OK, 10.2)
+            timed.answer_began(11.2, handed_over=True)
+    assert (engines.prefill.paces.compute.samples, len(engines.decode.links)) == (0, 0)
 
 
 def test_a_few_tokens_tell_nothing_of_a_pace() -> None:
