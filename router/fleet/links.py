@@ -56,11 +56,16 @@ class Link:
         return self.pace.seconds(tokens, self.moving_tokens)
 
     def at_least_s(self, tokens: int, now: float) -> float:
-        """What the oldest hand-over under way proves; 0 while that is not late."""
+        """What the oldest hand-over under way proves; 0 while that is not late.
+
+        More tokens take longer in proportion, but only from `COMPARED_TOKENS` on: what holds up a few of them is rather
+        a pause or a handshake than the link.
+        """
         if not self.is_late(now):
             return 0.0
         oldest = next(iter(self.moving))
-        return (now - oldest.began_at) * (tokens + self.moving_tokens) / max(oldest.line_tokens, 1)
+        line_tokens = tokens + self.moving_tokens
+        return (now - oldest.began_at) * line_tokens / max(oldest.line_tokens, min(line_tokens, COMPARED_TOKENS), 1)
 
     def is_late(self, now: float) -> bool:
         """Whether the oldest hand-over under way takes far longer than expected."""

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from router.call import Call
 from router.fleet.backend import Backend
-from router.routing.policies.burden import tokens_ahead
+from router.routing.policies.burden import OTHERS_PROMPT_TOKENS, tokens_ahead
 from router.settings import Routing
 
 
@@ -84,7 +84,9 @@ def _first(prefill: Sequence[Backend], tokens: int, held: Mapping[Backend, float
     """The engine that would have a prompt computed first; one whose pace is not known goes before all others."""
     first, least_s, holds = prefill[0], math.inf, held.get
     for engine in prefill:
-        left_s = (engine.load.tokens + tokens - holds(engine, 0)) * engine.paces.compute.s_per_token
+        load = engine.load
+        ahead = load.tokens + OTHERS_PROMPT_TOKENS * load.others_requests  # `tokens_ahead` without a call per engine
+        left_s = (ahead + tokens - holds(engine, 0)) * engine.paces.compute.s_per_token
         if left_s < least_s:
             first, least_s = engine, left_s
     return first

@@ -56,7 +56,19 @@ def test_a_hand_over_that_is_late_proves_its_link_slow_before_it_is_over() -> No
     link = links.get("a")
     assert link is not None
     assert link.at_least_s(2000, 0.99 + LATE_S) == 0
-    assert link.at_least_s(2000, 1.5) == pytest.approx(0.5 * (2000 + 4000) / 4000)
+    assert link.at_least_s(2000, 1.5) == pytest.approx(0.5 * (2000 + 4000) / COMPARED_TOKENS)
+
+
+@pytest.mark.parametrize(
+    ("late_tokens", "tokens", "expected_s"),
+    [(50, 8000, 0.15 * 8050 / COMPARED_TOKENS), (50, 500, 0.15), (0, 0, 0), (0, 100, 0.15), (8000, 8000, 0.15 * 2)],
+)
+def test_a_few_tokens_that_are_late_prove_little_of_many(late_tokens: int, tokens: int, expected_s: float) -> None:
+    links = Links()
+    links.begin("a", late_tokens, 1.0)
+    link = links.get("a")
+    assert link is not None
+    assert link.at_least_s(tokens, 1.15) == pytest.approx(expected_s)
 
 
 def test_a_link_is_slow_while_a_hand_over_is_late() -> None:
