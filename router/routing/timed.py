@@ -12,6 +12,7 @@ from typing import Self
 from router.call import Call
 from router.errors import Outcome
 from router.fleet.links import Moving
+from router.routing.disaggregation import Reason
 from router.routing.policies.burden import tokens_ahead
 from router.routing.route import Route
 
@@ -47,7 +48,10 @@ class Timed:
         self._to_move = max(0, call.prompt_tokens - route.decode_cached_tokens)
         self._ahead_tokens = tokens_ahead(route.prefill or route.decode)
         self._prefill_paces = route.prefill.paces if route.prefill else None
-        route.decode.links.asked += route.weighed
+        if route.prefill is not None:
+            route.decode.links.ask(now, route.prefill.id, trial=route.reason == Reason.TRIAL)
+        if route.passed_over is not None:
+            route.passed_over.links.ask(now)
 
     def prefill_over(self, outcome: Outcome, now: float) -> None:
         """The prefill leg has ended; if well, the hand-over begins."""

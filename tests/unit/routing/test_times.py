@@ -1,7 +1,7 @@
 import pytest
 
 from router.fleet.backend import Backend
-from router.fleet.links import COMPARED_TOKENS, TRIAL_REQUESTS, TRIAL_S
+from router.fleet.links import COMPARED_TOKENS
 from router.routing.times import Times, quick, times
 from router.settings import Routing
 from tests.support.builders import a_backend, a_call, linked, paced
@@ -128,22 +128,7 @@ def test_what_others_have_there_comes_before_it() -> None:
     assert told.prefill_s == pytest.approx(0.11)
 
 
-def test_a_trial_is_for_requests_that_lose_little() -> None:
-    engines = Engines()
-    paced(engines.p1, prefill_tokens_per_s=40_000)
-    linked(engines.p1, engines.decode, s_per_token=1e-4)
-    engines.decode.links.asked = TRIAL_REQUESTS
-    small, large = engines.times(at=TRIAL_S, held={engines.decode: 3000}), engines.times(at=TRIAL_S)
-    assert small is not None
-    assert large is not None
-    assert (small.trial, large.trial) == (True, False)
-    engines.decode.links.asked *= 4
-    large = engines.times(at=TRIAL_S)
-    assert large is not None
-    assert large.trial
-
-
-def test_slow_links_are_left_out_but_for_trials() -> None:
+def test_slow_links_are_left_out() -> None:
     engines = Engines()
     both = [engines.p1, engines.p2]
     assert quick(both, engines.decode, 0.0) == both
@@ -151,5 +136,3 @@ def test_slow_links_are_left_out_but_for_trials() -> None:
     linked(engines.p2, engines.decode, s_per_token=3e-4)
     assert quick(both, engines.decode, 0.0) == [engines.p1]
     assert quick([engines.p2], engines.decode, 0.0) == [engines.p2]
-    engines.decode.links.asked = 4 * TRIAL_REQUESTS
-    assert quick(both, engines.decode, TRIAL_S) == [engines.p2]
