@@ -76,7 +76,7 @@ class Timed:
             self._route.decode.paces.compute.note(self._ahead_tokens + self._own_tokens, now - self._began_at)
 
     def ended(self, answer_tokens: int, now: float) -> None:
-        """The answer is complete."""
+        """The answer is complete, and its engine had to wait for nobody."""
         if self._answered_at is not None and answer_tokens >= MIN_ANSWER_TOKENS:
             self._route.decode.paces.decode.note(answer_tokens, now - self._answered_at)
 
