@@ -98,7 +98,8 @@ class Gateway:
                     self.retries.worked(route, journey)
                     await relay(opened, client, journey)
                     sent.answered(journey.generated_tokens)
-                    timed.ended(journey.generated_tokens, self.clock())
+                    if opened.at_own_pace:
+                        timed.ended(journey.generated_tokens, self.clock())
                     self.chooser.learn(call, journey.usage or journey.prefill_usage)
         except EngineFault as fault:
             await self.retries.after(fault, route, tries, journey)

@@ -45,6 +45,8 @@ class Answer:
         self.status: int | None = None
         self.headers: dict[bytes, bytes] = {}
         self.complete = False
+        self.was_paused = False
+        """Whether the engine ever had to wait for the reader."""
 
     # The reader's side
 
@@ -79,7 +81,7 @@ class Answer:
 
     def pause(self) -> None:
         """Make the engine wait; it owes nothing meanwhile."""
-        self._paused = True
+        self._paused = self.was_paused = True
         self._connection.pause()
 
     def resume(self) -> None:
@@ -135,6 +137,7 @@ class Answer:
         self._chunks.append(data)
         self._held_bytes += len(data)
         if self._held_bytes > self._high_water_bytes:
+            self.was_paused = True
             self._connection.pause()
         self._wake()
 

@@ -43,6 +43,11 @@ class Opened:
     stream: EventStream | None
     body: bytes
 
+    @property
+    def at_own_pace(self) -> bool:
+        """Whether it is a stream whose engine never had to wait for the client: it took the engine's own time."""
+        return self.stream is not None and not self.answer.was_paused
+
 
 class Exchange:
     """Speaks to engines for requests. Times are loop times."""

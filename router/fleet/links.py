@@ -4,7 +4,8 @@ From the prefill answer to decode's first event, by the tokens whose KV had to b
 included. What is under way tells as well, before it is over: a hand-over that takes longer than it should proves that
 its link is no faster than that.
 
-A link that is passed over, as it is slow, would stay slow for ever: it is due for a trial now and then.
+A link that is passed over, as it is slow, would stay slow for ever: it is due for a trial now and then, one link into
+an engine after the other.
 """
 
 from collections.abc import Collection, Iterator
@@ -17,7 +18,7 @@ LATE_S = 0.1
 LATE_TIMES = 2.0
 
 TRIAL_REQUESTS, TRIAL_S = 32, 10.0
-"""A link that is passed over gets at most one request of so many, and one in such a time."""
+"""Links that are passed over get at most one request of so many together, and one in such a time."""
 
 TRIAL_LOSS_S, PATIENCE = 0.25, 4
 """One that loses little by it, as long as there is one in so many times `TRIAL_REQUESTS`."""
@@ -33,17 +34,25 @@ MAX_LINKS = 1024
 
 
 class Link:
-    """From one prefill engine. `moving` are the hand-overs under way, the oldest first."""
+    """From one prefill engine. `moving` are the hand-overs under way, the oldest first.
 
-    __slots__ = ("asked", "last_at", "moving", "moving_tokens", "pace", "prefill")
+    It was chosen last at `last_at`, when the count of its `Links` was `asked`, and heard of at `heard_at`.
+    """
 
-    def __init__(self, prefill: str) -> None:
+    __slots__ = ("asked", "heard_at", "last_at", "moving", "moving_tokens", "pace", "prefill")
+
+    def __init__(self, prefill: str, asked: int, now: float) -> None:
         self.prefill = prefill
         self.pace = Pace(COMPARED_TOKENS)
         self.moving: dict[Moving, None] = {}
         self.moving_tokens = 0
-        self.asked = 0
-        self.last_at = 0.0
+        self.asked = asked
+        self.last_at = self.heard_at = now
+
+    @property
+    def in_doubt(self) -> bool:
+        """Whether it was not what was expected when it was chosen last: the next ones tell whether it has changed."""
+        return self.pace.in_doubt and not self.moving and self.heard_at >= self.last_at
 
     @property
     def compared_s(self) -> float | None:
@@ -56,11 +65,16 @@ class Link:
         return self.pace.seconds(tokens, self.moving_tokens)
 
     def at_least_s(self, tokens: int, now: float) -> float:
-        """What the oldest hand-over under way proves; 0 while that is not late."""
+        """What the oldest hand-over under way proves; 0 while that is not late.
+
+        More tokens take longer in proportion, but only from `COMPARED_TOKENS` on: what holds up a few of them is rather
+        a pause or a handshake than the link.
+        """
         if not self.is_late(now):
             return 0.0
         oldest = next(iter(self.moving))
-        return (now - oldest.began_at) * (tokens + self.moving_tokens) / max(oldest.line_tokens, 1)
+        line_tokens = tokens + self.moving_tokens
+        return (now - oldest.began_at) * line_tokens / max(oldest.line_tokens, min(line_tokens, COMPARED_TOKENS), 1)
 
     def is_late(self, now: float) -> bool:
         """Whether the oldest hand-over under way takes far longer than expected."""
@@ -90,6 +104,7 @@ class Moving:
     def arrived(self, now: float) -> None:
         """The answer has begun."""
         self.gone()
+        self._link.heard_at = now
         self._link.pace.note(self.line_tokens, now - self.began_at)
         self._links.compare(self._link)
 
@@ -103,11 +118,12 @@ class Moving:
 class Links:
     """All links into one decode engine.
 
-    `asked` counts requests for which a hand-over came into question; `slow` are the prefill engines from which one
-    takes far longer than from the best, which needs `best_s` for a prompt of `COMPARED_TOKENS`, if it is known.
+    `asked` counts requests for which a hand-over to this engine came into question, whoever got them then; `slow` are
+    the prefill engines from which one takes far longer than from the best, which needs `best_s` for a prompt of
+    `COMPARED_TOKENS`, if it is known.
     """
 
-    __slots__ = ("_known_s", "_links", "asked", "best_s", "slow")
+    __slots__ = ("_known_s", "_links", "_tried", "_tried_asked", "_tried_at", "asked", "best_s", "slow")
 
     def __init__(self) -> None:
         self.asked = 0
@@ -115,6 +131,18 @@ class Links:
         self.best_s: float | None = None
         self._links: dict[str, Link] = {}
         self._known_s: dict[str, float] = {}
+        self._tried: Link | None = None
+        self._tried_asked, self._tried_at = 0, 0.0
+
+    def ask(self, now: float, prefill: str | None = None, *, trial: bool = False) -> None:
+        """A hand-over came into question, and is to be made from `prefill`, as a trial or not; None: it is not made."""
+        self.asked += 1
+        link = self._links.get(prefill) if prefill else None
+        if link is None:
+            return
+        link.asked, link.last_at = self.asked, now
+        if trial:
+            self._tried, self._tried_asked, self._tried_at = link, self.asked, now
 
     def begin(self, prefill: str, tokens: int, now: float) -> Moving:
         """KV of so many tokens is about to be moved."""
@@ -122,26 +150,30 @@ class Links:
         if link is None:
             if len(self._links) >= MAX_LINKS:
                 self.forget(next(iter(self._links)))
-            link = self._links[prefill] = Link(prefill)
-        link.asked, link.last_at = self.asked, now
+            link = self._links[prefill] = Link(prefill, self.asked, now)
         return Moving(self, link, tokens, now)
 
     def get(self, prefill: str) -> Link | None:
         """The link from an engine, if there ever was a hand-over."""
         return self._links.get(prefill)
 
-    def is_due(self, prefill: str, now: float, loss_s: float = 0.0) -> bool:
-        """Whether a request that would lose `loss_s` by it should try a link that is passed over.
+    def due(self, now: float) -> list[Link]:
+        """Links that were chosen a while ago, the one that waits for the longest first: if passed over, to be tried.
 
-        After a while; at once, when the last try was not what was expected.
+        None for a while after a trial; if that was not what was expected, the same one at once.
         """
-        link = self._links.get(prefill)
-        if link is None or link.moving:
-            return False
-        passed_over = self.asked - link.asked
-        if loss_s > TRIAL_LOSS_S and passed_over < PATIENCE * TRIAL_REQUESTS:
-            return False
-        return link.pace.in_doubt or (passed_over >= TRIAL_REQUESTS and now - link.last_at >= TRIAL_S)
+        asked, at = self.asked - TRIAL_REQUESTS, now - TRIAL_S
+        if self._tried is not None:
+            if self._tried.in_doubt:
+                return [self._tried]
+            if self._tried_asked > asked or self._tried_at > at:
+                return []
+        due = [link for link in self._links.values() if link.asked <= asked and link.last_at <= at and not link.moving]
+        return sorted(due, key=lambda link: link.asked)
+
+    def may_lose(self, link: Link, loss_s: float) -> bool:
+        """Whether a request that would lose so much by a trial should make it: little, or nobody else has for long."""
+        return loss_s <= TRIAL_LOSS_S or self.asked - link.asked >= PATIENCE * TRIAL_REQUESTS
 
     def slow_now(self, now: float) -> Collection[str]:
         """Those that are slow, and those from which a hand-over is late."""
@@ -166,7 +198,10 @@ class Links:
 
     def forget(self, prefill: str) -> None:
         """An engine is gone, or is another one now."""
-        if self._links.pop(prefill, None) is not None:
+        link = self._links.pop(prefill, None)
+        if link is not None:
+            if link is self._tried:
+                self._tried = None
             self._known_s.pop(prefill, None)
             self._judge()
 

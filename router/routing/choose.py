@@ -22,6 +22,7 @@ from router.routing.policies import policy
 from router.routing.prefix.prefixes import Prefixes, prefixes_for
 from router.routing.route import Route, Shortage
 from router.routing.times import Times, quick, times
+from router.routing.trials import to_try
 from router.settings import Mode, Role, Routing
 from router.telemetry.events import Clock, RouteKind
 from router.usage import Usage
@@ -34,6 +35,9 @@ Cold = Callable[[], Collection[tuple[str, str]]]
 Judgement = tuple[bool, Reason, Sequence[Backend], Times | None]
 
 NOVEL = (Reason.NOVEL_PROMPT, Reason.FASTER_REMOTE, Reason.TRIAL)
+
+WEIGHED = (Reason.SLOW_HANDOVER, Reason.FASTER_LOCAL)
+"""A hand-over would have taken longer, by what has been learnt."""
 
 MISSED = (Reason.PREFILL_UNAVAILABLE, Reason.PREFILL_SATURATED)
 """The prompt should be computed by a prefill engine, and cannot be now."""
@@ -140,16 +144,17 @@ class Chooser:
         if reason in MISSED and (paired := self._with_roomy_partner(decode, snapshot, call)):
             home = self._decode_policy.pick(paired, call)
             remote, reason, partners, learnt = self._judge(call, home, snapshot)
+        passed_over = None
         if reason is Reason.SLOW_HANDOVER and learnt and (linked := _with_a_faster_link(decode, home, learnt)):
             other = self._decode_policy.pick(linked, call)
             there = self._judge(call, other, snapshot)
             if _is_better(there, learnt, self._rules):
-                home, (remote, reason, partners, _) = other, there
+                passed_over, home, (remote, reason, partners, _) = home, other, there
         if reason in NOVEL and (holder := self._aggregated_holder(call, snapshot)):
             return self._route(RouteKind.AGGREGATED, call, holder, None, Reason.CONTINUATION)
         if remote and home is not None:
             prefill = self._prefill_policy.pick(self._warm(partners, home), call)
-            return self._route(RouteKind.DISAGGREGATED, call, home, prefill, reason)
+            return self._route(RouteKind.DISAGGREGATED, call, home, prefill, reason, passed_over)
         if reason in MISSED and self._rules.on_prefill_unavailable == "fail":
             return _short_of_prefill(reason)
         return self._alone(call, home, decode, snapshot, reason)
@@ -158,14 +163,19 @@ class Chooser:
         """What the rule says if `home` answers, and the prefill engines with room that should hand over to it."""
         partners = self._partners(home, snapshot.prefill) if home is not None else []
         roomy = self._roomy(partners, call)
-        able: Sequence[Backend] = roomy
-        learnt = None
-        if home is not None and home.links and self._rules.rule == "learnt":
-            held = self.prefixes.held(call) if self.prefixes else {}
-            able = quick(roomy, home, snapshot.at)
-            learnt = times(call, home, able or partners, held, self._rules, snapshot.at)
-        pools = Pools(bool(partners), bool(roomy), home is not None, snapshot.inflight)
-        return *self._rule(call, self._facts(call, home), pools, self.rules_of(call), learnt), able, learnt
+        facts, pools = self._facts(call, home), Pools(bool(partners), bool(roomy), home is not None, snapshot.inflight)
+        if home is None or not home.links or self._rules.rule != "learnt":
+            return *self._rule(call, facts, pools, self.rules_of(call), None), roomy, None
+        held = self.prefixes.held(call) if self.prefixes else {}
+        able = quick(roomy, home, snapshot.at)
+        learnt = times(call, home, able or partners, held, self._rules, snapshot.at)
+        remote, reason = self._rule(call, facts, pools, self.rules_of(call), learnt)
+        if call.stream and (remote or reason in WEIGHED):  # of a complete answer the hand-over cannot be timed
+            novel = max(0, call.prompt_tokens - facts.cached_tokens)
+            tried = to_try(roomy, home, novel, self._rules, snapshot.at, remote=remote)
+            if tried is not None:
+                return True, Reason.TRIAL, [tried], learnt
+        return remote, reason, able, learnt
 
     def _acquainted(self, decode: Sequence[Backend], snapshot: Snapshot) -> Sequence[Backend]:
         """Those that have met a prefill engine, if there are any."""
@@ -201,9 +211,17 @@ class Chooser:
         best = self._decode_policy.pick(aggregated, call)
         return best if not is_novel(call, self._cached_tokens(call, best), self._rules) else None
 
-    def _route(self, kind: RouteKind, call: Call, decode: Backend, prefill: Backend | None, reason: str) -> Route:
+    def _route(
+        self,
+        kind: RouteKind,
+        call: Call,
+        decode: Backend,
+        prefill: Backend | None,
+        reason: Reason,
+        passed_over: Backend | None = None,
+    ) -> Route:
         cached = self._cached_tokens
-        return Route(kind, decode, prefill, reason, cached(call, decode), cached(call, prefill))
+        return Route(kind, decode, prefill, reason, cached(call, decode), cached(call, prefill), passed_over)
 
     def _alone(
         self, call: Call, home: Backend | None, decode: Sequence[Backend], snapshot: Snapshot, reason: Reason
@@ -211,19 +229,21 @@ class Chooser:
         """One engine does both phases: the decode engine that holds the prompt's beginning; else an aggregated one if
         there is one with room, else a decode engine.
         """
+        passed_over = home if reason in WEIGHED else None
         aggregated = () if reason is Reason.CONTINUATION else self._roomy(snapshot.aggregated, call)
         if aggregated:
-            return self._route(RouteKind.AGGREGATED, call, self._decode_policy.pick(aggregated, call), None, reason)
+            best = self._decode_policy.pick(aggregated, call)
+            return self._route(RouteKind.AGGREGATED, call, best, None, reason, passed_over)
         bounded = self._is_bounded(snapshot, reason)
         if home is not None and home.paired.decodes_alone and (not bounded or self._has_budget(home, call)):
-            return self._route(RouteKind.LOCAL, call, home, None, reason)
+            return self._route(RouteKind.LOCAL, call, home, None, reason, passed_over)
         able = [backend for backend in decode if backend.paired.decodes_alone]
         if able and bounded:
             able = [backend for backend in able if self._has_budget(backend, call)]
             if not able:
                 return _short_of_prefill(reason)
         if able:
-            return self._route(RouteKind.LOCAL, call, self._decode_policy.pick(able, call), None, reason)
+            return self._route(RouteKind.LOCAL, call, self._decode_policy.pick(able, call), None, reason, passed_over)
         saturated = bool(snapshot.decode or snapshot.aggregated)
         why = Reason.DECODE_SATURATED if saturated else Reason.DECODE_UNAVAILABLE
         return Shortage(Role.DECODE, saturated=saturated, reason=why)

@@ -60,10 +60,6 @@ class Home:
     decodes_alone: bool = True
 
 
-WEIGHED = (Reason.SLOW_HANDOVER, Reason.FASTER_LOCAL)
-"""A hand-over would have taken longer, by what has been learnt."""
-
-
 def decide(call: Call, home: Home, pools: Pools, rules: Routing, times: Times | None = None) -> tuple[bool, Reason]:
     """Whether to disaggregate `call`, and why. What cannot work comes first, then what would not pay.
 
@@ -98,7 +94,7 @@ def _wanted(call: Call, home: Home, pools: Pools, rules: Routing, times: Times |
         return False, Reason.FORCED_LOCAL
     if rules.mode == "disaggregated":
         return True, Reason.NOVEL_PROMPT
-    if times is not None and (by_times := _by_times(call, home, pools, times, rules)):
+    if times is not None and (by_times := _by_times(call, home, times, rules)):
         return by_times
     against = _does_not_pay(call, home, pools, rules)
     if against is None:
@@ -108,20 +104,16 @@ def _wanted(call: Call, home: Home, pools: Pools, rules: Routing, times: Times |
     return False, against
 
 
-def _by_times(call: Call, home: Home, pools: Pools, times: Times, rules: Routing) -> tuple[bool, Reason] | None:
+def _by_times(call: Call, home: Home, times: Times, rules: Routing) -> tuple[bool, Reason] | None:
     """What is faster, where that is known and the prompt is no short one; None leaves it to the thresholds."""
     if not is_novel(call, home.cached_tokens, rules) and not _over_budget(call, home, rules):
         return None
     staying_s = times.cost_of_staying_s(rules.stall_weight)
     if max(times.handover_s or 0.0, times.late_s) >= staying_s:
-        against = Reason.SLOW_HANDOVER
-    elif times.remote_s is None or not times.stay_is_known:
+        return False, Reason.SLOW_HANDOVER
+    if times.remote_s is None or not times.stay_is_known:
         return None
-    elif times.remote_s < staying_s:
-        return True, Reason.FASTER_REMOTE
-    else:
-        against = Reason.FASTER_LOCAL
-    return (True, Reason.TRIAL) if times.trial and pools.prefill_room else (False, against)
+    return (True, Reason.FASTER_REMOTE) if times.remote_s < staying_s else (False, Reason.FASTER_LOCAL)
 
 
 def _does_not_pay(call: Call, home: Home, pools: Pools, rules: Routing) -> Reason | None:

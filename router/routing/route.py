@@ -1,9 +1,9 @@
 """Where a request goes, and why."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from router.fleet.backend import Backend
-from router.routing.disaggregation import WEIGHED, Reason
+from router.routing.disaggregation import Reason
 from router.settings import Role
 from router.telemetry.events import RouteKind
 
@@ -12,7 +12,8 @@ from router.telemetry.events import RouteKind
 class Route:
     """The engine that answers, the one that prefills for it (or None), and the reason's name.
 
-    `decode_cached_tokens` and `prefill_cached_tokens` of the prompt are thought to be on them already.
+    `decode_cached_tokens` and `prefill_cached_tokens` of the prompt are thought to be on them already. `passed_over`
+    is the engine to which a hand-over came into question by its time, and is not made; whoever answers then.
     """
 
     kind: RouteKind
@@ -21,16 +22,12 @@ class Route:
     reason: str
     decode_cached_tokens: int = 0
     prefill_cached_tokens: int = 0
+    passed_over: Backend | None = field(default=None, compare=False)
 
     @property
     def cached_tokens(self) -> int:
         """What the engine that computes the prompt need not compute."""
         return self.decode_cached_tokens if self.prefill is None else self.prefill_cached_tokens
-
-    @property
-    def weighed(self) -> bool:
-        """Whether a hand-over came into question by its time."""
-        return self.prefill is not None or self.reason in WEIGHED
 
     @property
     def draws_on(self) -> tuple[Role, ...]:

@@ -12,6 +12,7 @@ from typing import Self
 from router.call import Call
 from router.errors import Outcome
 from router.fleet.links import Moving
+from router.routing.disaggregation import Reason
 from router.routing.policies.burden import tokens_ahead
 from router.routing.route import Route
 
@@ -31,6 +32,7 @@ class Timed:
         "_began_at",
         "_moving",
         "_own_tokens",
+        "_prefill_paces",
         "_route",
         "_stream",
         "_to_move",
@@ -45,13 +47,17 @@ class Timed:
         self._own_tokens = max(0, call.prompt_tokens - route.cached_tokens)
         self._to_move = max(0, call.prompt_tokens - route.decode_cached_tokens)
         self._ahead_tokens = tokens_ahead(route.prefill or route.decode)
-        route.decode.links.asked += route.weighed
+        self._prefill_paces = route.prefill.paces if route.prefill else None
+        if route.prefill is not None:
+            route.decode.links.ask(now, route.prefill.id, trial=route.reason == Reason.TRIAL)
+        if route.passed_over is not None:
+            route.passed_over.links.ask(now)
 
     def prefill_over(self, outcome: Outcome, now: float) -> None:
         """The prefill leg has ended; if well, the hand-over begins."""
         prefill, decode = self._route.prefill, self._route.decode
-        if prefill is None or outcome is not Outcome.OK:
-            return
+        if prefill is None or outcome is not Outcome.OK or prefill.paces is not self._prefill_paces:
+            return  # an engine that was forgotten meanwhile is another one now, or none
         prefill.paces.compute.note(self._ahead_tokens + self._own_tokens, now - self._began_at)
         if self._stream:
             self._moving = decode.links.begin(prefill.id, self._to_move, now)
@@ -64,11 +70,13 @@ class Timed:
         if self._moving is not None:
             if handed_over:
                 self._moving.arrived(now)
+            else:
+                self._moving.gone()
         elif self._route.prefill is None:
             self._route.decode.paces.compute.note(self._ahead_tokens + self._own_tokens, now - self._began_at)
 
     def ended(self, answer_tokens: int, now: float) -> None:
-        """The answer is complete."""
+        """The answer is complete, and its engine had to wait for nobody."""
         if self._answered_at is not None and answer_tokens >= MIN_ANSWER_TOKENS:
             self._route.decode.paces.decode.note(answer_tokens, now - self._answered_at)
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from router.call import Call
 from router.fleet.backend import Backend
-from router.routing.policies.burden import tokens_ahead
+from router.routing.policies.burden import OTHERS_PROMPT_TOKENS, tokens_ahead
 from router.settings import Routing
 
 
@@ -20,8 +20,7 @@ class Times(NamedTuple):
 
     Over two engines `prefill_s` and `handover_s`, which takes `late_s` or longer as hand-overs under way prove. On
     decode alone `stay_s`; its streams are held up for `stall_s`, taken together; `stay_is_known`: both are learnt from
-    decode itself. `link_s` is what the pair needs for a prompt of `COMPARED_TOKENS`, `trial`: it was passed over for
-    long enough.
+    decode itself. `link_s` is what the pair needs for a prompt of `COMPARED_TOKENS`.
     """
 
     prefill_s: float | None
@@ -31,7 +30,6 @@ class Times(NamedTuple):
     stay_is_known: bool
     late_s: float = 0.0
     link_s: float | None = None
-    trial: bool = False
 
     @property
     def remote_s(self) -> float | None:
@@ -56,35 +54,37 @@ def times(
     if link is None:
         return None
     novel = _novel(call, held.get(home, 0))
-    handover_s = link.seconds(novel)
-    own_s = home.paces.compute.seconds(novel)
-    alone_s = own_s or first.paces.compute.seconds(novel) or novel / rules.prefill_tokens_per_s
+    own_s = alone_s(novel, home, first, rules)
     return Times(
         prefill_s=first.paces.compute.seconds(_novel(call, held.get(first, 0)), tokens_ahead(first)),
-        handover_s=handover_s,
-        stay_s=alone_s * (1 + tokens_ahead(home) / max(novel, 1)),
-        stall_s=alone_s * (home.load.requests + home.load.others_requests),
-        stay_is_known=own_s is not None,
+        handover_s=link.seconds(novel),
+        stay_s=own_s * (1 + tokens_ahead(home) / max(novel, 1)),
+        stall_s=own_s * (home.load.requests + home.load.others_requests),
+        stay_is_known=home.paces.compute.seconds(novel) is not None,
         late_s=link.at_least_s(novel, at),
         link_s=link.compared_s,
-        trial=home.links.is_due(first.id, at, (handover_s or 0.0) - alone_s),
     )
 
 
 def quick(prefill: Sequence[Backend], home: Backend, at: float) -> Sequence[Backend]:
-    """Those whose link into `home` is not far slower than another's; a slow one alone when it is due for a trial."""
+    """Those whose link into `home` is not far slower than another's, if there are any."""
     slow = home.links.slow_now(at)
-    if not slow:
-        return prefill
-    due = [engine for engine in prefill if engine.id in slow and home.links.is_due(engine.id, at)]
-    return due[:1] or [engine for engine in prefill if engine.id not in slow] or prefill
+    return [engine for engine in prefill if engine.id not in slow] or prefill if slow else prefill
+
+
+def alone_s(novel: int, home: Backend, prefill: Backend, rules: Routing) -> float:
+    """How long `home` would compute so many tokens, as far as that is known."""
+    own_s = home.paces.compute.seconds(novel)
+    return own_s or prefill.paces.compute.seconds(novel) or novel / rules.prefill_tokens_per_s
 
 
 def _first(prefill: Sequence[Backend], tokens: int, held: Mapping[Backend, float]) -> Backend:
     """The engine that would have a prompt computed first; one whose pace is not known goes before all others."""
     first, least_s, holds = prefill[0], math.inf, held.get
     for engine in prefill:
-        left_s = (engine.load.tokens + tokens - holds(engine, 0)) * engine.paces.compute.s_per_token
+        load = engine.load
+        ahead = load.tokens + OTHERS_PROMPT_TOKENS * load.others_requests  # `tokens_ahead` without a call per engine
+        left_s = (ahead + tokens - holds(engine, 0)) * engine.paces.compute.s_per_token
         if left_s < least_s:
             first, least_s = engine, left_s
     return first

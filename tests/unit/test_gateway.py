@@ -15,6 +15,7 @@ from router.call import Api, Call, Trace
 from router.edge.client import Presence
 from router.errors import BadAnswer, ClientGone, EngineRefusal, Outcome, RequestError, TooLarge, Unavailable
 from router.exchange.answer import Answer
+from router.exchange.events import EventStream
 from router.exchange.exchange import Exchange, Legs, Opened
 from router.fleet.backend import Backend
 from router.fleet.fleet import Fleet
@@ -77,11 +78,24 @@ async def receive() -> Mapping[str, Any]:
     raise AssertionError("not asked")
 
 
+class FakeStream:
+    """A stream that ends at once, and its answer."""
+
+    def __init__(self, *, was_paused: bool) -> None:
+        self.was_paused = was_paused
+
+    async def read(self) -> bytes:
+        return b""
+
+    def end(self) -> None: ...
+
+
 class FakeExchange:
     """Engines that answer, or fail with `fault`; remembers the legs, and the loads while they ran."""
 
     def __init__(self, fault: BaseException | None = None) -> None:
         self.fault = fault
+        self.stream: FakeStream | None = None
         self.legs: Legs | None = None
         self.busy: list[int] = []
 
@@ -94,7 +108,9 @@ class FakeExchange:
             raise self.fault
         legs.prefill_over(Outcome.OK)
         self.busy += [legs.prefill.load.requests if legs.prefill else 0, legs.decode.load.requests]
-        yield Opened(cast("Answer", None), None, ANSWER)
+        if self.stream is not None:
+            journey.events = 100
+        yield Opened(cast("Answer", self.stream), cast("EventStream | None", self.stream), ANSWER)
 
 
 class Ends:
@@ -163,6 +179,14 @@ async def test_the_prefill_engine_is_let_go_before_the_answer_ends() -> None:
     site = Site()
     await site.ask(asks())
     assert site.exchange.busy == [1, 1, 0, 1]
+
+
+@pytest.mark.parametrize(("was_paused", "samples"), [(False, 1), (True, 0)])
+async def test_how_fast_a_client_reads_is_not_taken_for_the_engines_pace(was_paused: bool, samples: int) -> None:
+    site = Site()
+    site.exchange.stream = FakeStream(was_paused=was_paused)
+    await site.ask(asks(stream=True))
+    assert site.backends[1].paces.decode.samples == samples
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,13 @@
 """What has each engine of a pool to do? Comparable inside the pool, also where its engines are not equally fast.
 
 The gateway's own accounting is exact and at once; what an engine says that it has from others is added. An engine that
-was seen to be slower than the median of its pool has as much more to do; one that is not known is as fast as that.
+was seen to be slower than the median of its pool has as much more to do, the call that is to be placed included; one
+that is not known is as fast as that.
 """
 
 from collections.abc import Sequence
 
+from router.call import Call
 from router.fleet.backend import Backend
 from router.routing.policies.weights import Weights
 from router.settings import Role
@@ -34,32 +36,34 @@ def tokens_ahead(engine: Backend) -> int:
     return engine.load.local_tokens
 
 
-def pending_tokens(engines: Sequence[Backend]) -> list[float]:
+def line_tokens(engines: Sequence[Backend]) -> list[float]:
     """What each engine of a pool has to do, in tokens to be computed, comparable with those of a prompt."""
     loads = [engine.load for engine in engines]  # no call per engine: it is done for each request
-    pending: list[float]
     if engines[0].role is Role.PREFILL:
-        pending = [load.tokens + OTHERS_PROMPT_TOKENS * load.others_requests for load in loads]
-    else:
-        pending = [
-            KV_WORTH * (load.tokens + load.others_kv_tokens + STREAM_TOKENS * (load.requests + load.others_requests))
-            for load in loads
-        ]
-    slow = slowness(engines)
-    return pending if slow is None else [tokens * times for tokens, times in zip(pending, slow, strict=True)]
+        return [load.tokens + OTHERS_PROMPT_TOKENS * load.others_requests for load in loads]
+    return [
+        KV_WORTH * (load.tokens + load.others_kv_tokens + STREAM_TOKENS * (load.requests + load.others_requests))
+        for load in loads
+    ]
 
 
-def works(engines: Sequence[Backend]) -> list[tuple[float, float]]:
-    """The same for policies that look at load only.
+def pending_tokens(engines: Sequence[Backend]) -> list[float]:
+    """The same in tokens of the pool's median engine: as many as that would compute meanwhile."""
+    line, slow = line_tokens(engines), slowness(engines)
+    return line if slow is None else [tokens * times for tokens, times in zip(line, slow, strict=True)]
+
+
+def works(engines: Sequence[Backend], call: Call) -> list[tuple[float, float]]:
+    """What each would have to do with one more call, for policies that look at load only.
 
     A prefill engine's work is its tokens: it computes prompts one after the other. A decode engine's is its streams:
-    each step serves all of them, and a prompt's length matters less. That of an engine in its slow start counts more.
+    each step serves all of them, and a prompt's length matters less. What an engine in its slow start has counts more.
     """
-    slow = slowness(engines) or [1.0] * len(engines)
-    return [_work(engine, times / engine.standing.share) for engine, times in zip(engines, slow, strict=True)]
+    slow, own_tokens = slowness(engines) or [1.0] * len(engines), call.prompt_tokens
+    return [_work(engine, times, own_tokens) for engine, times in zip(engines, slow, strict=True)]
 
 
-def weighed(engines: Sequence[Backend]) -> Weights[tuple[float, float]]:
+def weighed(engines: Sequence[Backend], call: Call) -> Weights[tuple[float, float]]:
     """The same, with what it is made of."""
     parts: dict[str, Sequence[object]] = {
         "requests": [engine.load.requests for engine in engines],
@@ -68,7 +72,7 @@ def weighed(engines: Sequence[Backend]) -> Weights[tuple[float, float]]:
         "slowness": slowness(engines) or [1.0] * len(engines),
         "share": [engine.standing.share for engine in engines],
     }
-    return Weights(works(engines), parts)
+    return Weights(works(engines, call), parts)
 
 
 def slowness(engines: Sequence[Backend]) -> list[float] | None:
@@ -92,9 +96,9 @@ def _bounded(times: float) -> float:
     return min(max(times, 1 / MOST), MOST)
 
 
-def _work(engine: Backend, times: float) -> tuple[float, float]:
-    load = engine.load
-    requests = load.requests + load.others_requests
+def _work(engine: Backend, times: float, own_tokens: int) -> tuple[float, float]:
+    load, share = engine.load, engine.standing.share
+    requests = times * ((load.requests + load.others_requests) / share + 1)
     if engine.role is Role.PREFILL:
-        return times * tokens_ahead(engine), times * requests
-    return times * requests, times * (load.tokens + load.others_kv_tokens)
+        return times * (tokens_ahead(engine) / share + own_tokens), requests
+    return requests, times * ((load.tokens + load.others_kv_tokens) / share + own_tokens)

@@ -17,7 +17,7 @@ class LeastLoaded:
 
     def pick(self, candidates: Sequence[Backend], call: Call) -> Backend:
         """The candidate with the least work."""
-        loads = works(candidates)
+        loads = works(candidates, call)
         least = min(loads)
         return self._rng.choice([engine for engine, load in zip(candidates, loads, strict=True) if load == least])
 
@@ -26,4 +26,4 @@ class LeastLoaded:
 
     def weigh(self, candidates: Sequence[Backend], call: Call) -> Weights[tuple[float, float]]:
         """Their work."""
-        return weighed(candidates)
+        return weighed(candidates, call)

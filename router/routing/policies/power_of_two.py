@@ -21,7 +21,7 @@ class PowerOfTwo:
 
     def pick(self, candidates: Sequence[Backend], call: Call) -> Backend:
         """The better of two draws; the only candidate where there is one."""
-        loads = works(candidates)
+        loads = works(candidates, call)
         drawn = self._rng.sample(range(len(candidates)), k=min(2, len(candidates)))
         return candidates[min(drawn, key=loads.__getitem__)]
 
@@ -30,4 +30,4 @@ class PowerOfTwo:
 
     def weigh(self, candidates: Sequence[Backend], call: Call) -> Weights[tuple[float, float]]:
         """Their work; which two are compared is drawn."""
-        return weighed(candidates)
+        return weighed(candidates, call)

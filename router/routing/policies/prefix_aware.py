@@ -1,8 +1,9 @@
 """The engine that holds the prompt's beginning, unless that means waiting much longer than elsewhere.
 
-Each engine has a cost in tokens: what it has to do, less what it holds of this prompt; and a small part of what it was
-given lately, so that in a quiet fleet, where nobody has anything to do, the few hundred tokens that all prompts share
-do not bring all chats to the engine that had them first, and fill its cache while others' are empty.
+Each engine has a cost in tokens: what it has to do, less what it holds of this prompt (where engines differ in speed:
+what is left of the prompt included, by as much as each is slower); and a small part of what it was given lately, so
+that in a quiet fleet, where nobody has anything to do, the few hundred tokens that all prompts share do not bring all
+chats to the engine that had them first, and fill its cache while others' are empty.
 
 Engines that hold nearly as much as the best are preferred, and the cheapest of them is taken: keeping together what
 begins alike is worth more than this one prompt, as every further turn comes back there. The preference ends where it
@@ -20,7 +21,7 @@ from collections.abc import Sequence
 
 from router.call import Call
 from router.fleet.backend import Backend
-from router.routing.policies.burden import pending_tokens
+from router.routing.policies.burden import line_tokens, slowness
 from router.routing.policies.weights import Weights
 from router.routing.prefix.given import REMEMBERED
 from router.routing.prefix.prefixes import Prefixes
@@ -63,13 +64,24 @@ class PrefixAware:
         """Costs in tokens, infinite for those that hold too little while others are preferred."""
         held = self._prefixes.held(call).get
         holds = [held(engine, 0) for engine in candidates]
-        pending_by = pending_tokens(candidates)
+        pending_by, slow = line_tokens(candidates), slowness(candidates)
         given_by = self._prefixes.index.given.lately(candidates, GIVEN_WORTH)
         loads = zip(pending_by, given_by, holds, strict=True)
-        costs = [pending + given - hold for pending, given, hold in loads]
+        if slow is None:  # the prompt would be the same for all
+            costs = [pending + given - hold for pending, given, hold in loads]
+        else:
+            tokens = call.prompt_tokens
+            pace = zip(loads, slow, strict=True)
+            costs = [times * (pending + tokens - hold) + given for (pending, given, hold), times in pace]
         if not self._is_crowded(call, candidates, holds):
             costs = self._preferred(holds, costs, call.prompt_tokens)
-        return Weights(costs, {"pending_tokens": pending_by, "given_tokens": given_by, "held_tokens": holds})
+        parts: dict[str, Sequence[object]] = {
+            "pending_tokens": pending_by,
+            "given_tokens": given_by,
+            "held_tokens": holds,
+            "slowness": slow or [1.0] * len(holds),
+        }
+        return Weights(costs, parts)
 
     def _is_crowded(self, call: Call, candidates: Sequence[Backend], holds: list[float]) -> bool:
         """Whether so much is under way from the same beginning that another engine had better have it, too."""

@@ -55,7 +55,7 @@ class Session:
             "pending_tokens": pending_tokens(candidates),
             "session": [engine is home for engine in candidates],
         }
-        loads = zip(candidates, works(candidates), strict=True)
+        loads = zip(candidates, works(candidates, call), strict=True)
         return Weights([(0.0, 0.0) if engine is home else work for engine, work in loads], parts)
 
     def _home(self, candidates: Sequence[Backend], call: Call) -> Backend | None:

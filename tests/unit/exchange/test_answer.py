@@ -167,6 +167,7 @@ async def test_an_engine_that_was_told_to_wait_is_not_silent() -> None:
     assert not transport.is_reading()
     await asyncio.sleep(100)
     answer.resume()
+    assert answer.was_paused
     assert transport.is_reading()
     later(4, connection, chunk(b"a"))
     assert await answer.read() == b"a"
@@ -266,3 +267,13 @@ async def test_pushing_ends_with_the_connections_fault() -> None:
     asyncio.get_running_loop().call_later(1, connection.connection_lost, None)
     with pytest.raises(ConnectionLost):
         await answer.push_to(lambda _: None)
+
+
+@virtual_time
+async def test_an_answer_tells_whether_its_engine_ever_had_to_wait() -> None:
+    answer, connection, _ = asked()
+    connection.data_received(CHUNKED + chunk(bytes(HIGH_WATER_BYTES)))
+    assert not answer.was_paused
+    connection.data_received(chunk(b"a"))
+    await answer.read()
+    assert answer.was_paused

@@ -150,7 +150,7 @@ def test_engines_that_hold_too_little_have_no_cost() -> None:
 def test_policies_with_two_figures_show_both() -> None:
     tree = Site(decode_policy="least_loaded").explain()
     assert tree["picks"][0]["candidates"] == [
-        {"engine": "127.0.0.1:2", "cost": [0, 0]}
+        {"engine": "127.0.0.1:2", "cost": [1, 600]}
         | {"requests": 0, "tokens": 0, "others_requests": 0, "slowness": 1, "share": 1}
     ]
 

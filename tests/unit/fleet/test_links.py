@@ -1,6 +1,15 @@
 import pytest
 
-from router.fleet.links import COMPARED_TOKENS, LATE_S, MAX_LINKS, TRIAL_REQUESTS, TRIAL_S, Links
+from router.fleet.links import (
+    COMPARED_TOKENS,
+    LATE_S,
+    MAX_LINKS,
+    PATIENCE,
+    TRIAL_LOSS_S,
+    TRIAL_REQUESTS,
+    TRIAL_S,
+    Links,
+)
 
 FAST_S, SLOW_S = 11e-6, 290e-6
 """A token of 131,072 bytes at 12 and at 0.45 GB/s."""
@@ -56,7 +65,19 @@ def test_a_hand_over_that_is_late_proves_its_link_slow_before_it_is_over() -> No
     link = links.get("a")
     assert link is not None
     assert link.at_least_s(2000, 0.99 + LATE_S) == 0
-    assert link.at_least_s(2000, 1.5) == pytest.approx(0.5 * (2000 + 4000) / 4000)
+    assert link.at_least_s(2000, 1.5) == pytest.approx(0.5 * (2000 + 4000) / COMPARED_TOKENS)
+
+
+@pytest.mark.parametrize(
+    ("late_tokens", "tokens", "expected_s"),
+    [(50, 8000, 0.15 * 8050 / COMPARED_TOKENS), (50, 500, 0.15), (0, 0, 0), (0, 100, 0.15), (8000, 8000, 0.15 * 2)],
+)
+def test_a_few_tokens_that_are_late_prove_little_of_many(late_tokens: int, tokens: int, expected_s: float) -> None:
+    links = Links()
+    links.begin("a", late_tokens, 1.0)
+    link = links.get("a")
+    assert link is not None
+    assert link.at_least_s(tokens, 1.15) == pytest.approx(expected_s)
 
 
 def test_a_link_is_slow_while_a_hand_over_is_late() -> None:
@@ -98,34 +119,86 @@ def test_engines_that_are_gone_are_not_compared_with() -> None:
     assert (links.best_s, len(links)) == (None, 0)
 
 
+def passed_over(links: Links, count: int = TRIAL_REQUESTS, now: float = 0.0) -> None:
+    for _ in range(count):
+        links.ask(now)
+
+
+def due(links: Links, now: float) -> list[str]:
+    return [link.prefill for link in links.due(now)]
+
+
+def tried(links: Links, prefill: str, tokens: int, took_s: float, now: float) -> None:
+    links.ask(now, prefill, trial=True)
+    moved(links, prefill, tokens, took_s, now)
+
+
 def test_a_link_that_is_passed_over_is_due_after_a_while() -> None:
     links = learnt(a=SLOW_S)
-    links.asked += TRIAL_REQUESTS
-    assert not links.is_due("a", TRIAL_S - 1)
-    assert links.is_due("a", TRIAL_S)
-    assert not links.is_due("b", TRIAL_S), "nobody knows that it is slow"
-    links.asked -= 1
-    assert not links.is_due("a", TRIAL_S)
+    passed_over(links, TRIAL_REQUESTS - 1)
+    assert due(links, 2 * TRIAL_S) == []
+    passed_over(links, 1)
+    assert due(links, TRIAL_S - 1) == []
+    assert due(links, TRIAL_S + 9) == ["a"]
+    links.ask(TRIAL_S + 9, "a")
+    assert due(links, 3 * TRIAL_S) == []
 
 
-def test_one_trial_at_a_time() -> None:
+def test_one_that_is_on_its_way_is_not_due() -> None:
     links = learnt(a=SLOW_S)
-    links.asked += TRIAL_REQUESTS
-    trial = links.begin("a", 1000, TRIAL_S)
-    links.asked += TRIAL_REQUESTS
-    assert not links.is_due("a", 2 * TRIAL_S)
-    trial.gone()
-    assert links.is_due("a", 2 * TRIAL_S)
+    passed_over(links)
+    under_way = links.begin("a", 1000, TRIAL_S)
+    passed_over(links)
+    assert due(links, 2 * TRIAL_S) == []
+    under_way.gone()
+    assert due(links, 2 * TRIAL_S) == ["a"]
+
+
+def test_of_several_links_one_is_tried_at_a_time_and_each_in_its_turn() -> None:
+    links, now, turns = learnt(a=SLOW_S, b=SLOW_S, c=SLOW_S), 0.0, []
+    for _ in range(6):
+        passed_over(links)
+        now += 2 * TRIAL_S
+        turns.append(due(links, now)[0])
+        tried(links, turns[-1], 1000, 0.01 + 1000 * SLOW_S, now)
+        assert due(links, now + 2 * TRIAL_S) == []
+    assert turns == ["a", "b", "c"] * 2
 
 
 def test_a_link_that_was_mended_is_believed_after_three_trials_in_a_row() -> None:
-    links = learnt(a=SLOW_S)
-    links.asked += TRIAL_REQUESTS
+    links = learnt(a=SLOW_S, b=SLOW_S)
+    passed_over(links)
     for number in range(3):
-        assert links.is_due("a", TRIAL_S + number)
-        moved(links, "a", 4000, 0.01 + 4000 * FAST_S, TRIAL_S + number)
-    assert not links.is_due("a", TRIAL_S + 4)
+        assert due(links, TRIAL_S + number)[0] == "a"
+        tried(links, "a", 4000, 0.01 + 4000 * FAST_S, TRIAL_S + number)
+    assert due(links, TRIAL_S + 4) == []
     assert seconds(links, "a", 4000) == pytest.approx(0.01 + 4000 * FAST_S)
+
+
+def test_the_next_trial_waits_until_the_last_is_heard_of() -> None:
+    links = learnt(a=SLOW_S)
+    passed_over(links)
+    tried(links, "a", 4000, 0.01 + 4000 * FAST_S, TRIAL_S)
+    links.ask(TRIAL_S + 1, "a", trial=True)
+    assert due(links, TRIAL_S + 2) == []
+
+
+def test_an_engine_that_is_another_now_was_never_tried() -> None:
+    links = learnt(a=SLOW_S)
+    passed_over(links)
+    tried(links, "a", 4000, 0.01 + 4000 * FAST_S, TRIAL_S)
+    links.forget("a")
+    assert due(links, 3 * TRIAL_S) == []
+
+
+def test_who_would_lose_much_tries_a_link_only_if_nobody_has_for_long() -> None:
+    links = learnt(a=SLOW_S)
+    link = links.get("a")
+    assert link is not None
+    passed_over(links)
+    assert (links.may_lose(link, TRIAL_LOSS_S), links.may_lose(link, TRIAL_LOSS_S + 0.01)) == (True, False)
+    passed_over(links, (PATIENCE - 1) * TRIAL_REQUESTS)
+    assert links.may_lose(link, 9.0)
 
 
 def test_links_of_engines_that_came_and_went_are_bounded() -> None:

@@ -452,10 +452,22 @@ def test_another_decode_engine_with_a_fast_link_gets_what_this_one_would_get_slo
 
 def test_now_and_then_a_slow_link_is_tried() -> None:
     slow, fast, decode = slow_and_fast()
-    decode.links.asked = 1000
-    assert route(slow, decode, at=0.0).reason is Reason.SLOW_HANDOVER
-    assert route(slow, decode, at=99.0) == Route(RouteKind.DISAGGREGATED, decode, slow, Reason.TRIAL)
-    assert route(slow, fast, decode, at=99.0).prefill is slow
+    decode.links.asked, call = 1000, a_call(prompt_tokens=LONG, stream=True)
+    assert route(slow, decode, at=0.0, call=call).reason is Reason.SLOW_HANDOVER
+    assert route(slow, decode, at=99.0, call=call) == Route(RouteKind.DISAGGREGATED, decode, slow, Reason.TRIAL)
+    assert route(slow, fast, decode, at=99.0, call=call).prefill is slow
+    assert route(slow, fast, decode, at=99.0, call=call, full=(slow,)).prefill is fast
+
+
+def test_a_route_tells_to_which_engine_no_hand_over_is_made() -> None:
+    slow, fast, decode = slow_and_fast()
+    assert route(slow, decode).passed_over is decode
+    assert route(slow, decode, A1) == Route(RouteKind.AGGREGATED, A1, None, Reason.SLOW_HANDOVER)
+    assert route(slow, decode, A1).passed_over is decode
+    assert route(fast, decode).passed_over is None
+    other = paced(a_backend("decode", 34, requests=30), prefill_tokens_per_s=30_000)
+    linked(slow, other, s_per_token=1e-5)
+    assert route(slow, decode, other).passed_over is decode
 
 
 def test_what_was_learnt_of_an_engine_that_is_another_now_is_void() -> None:

@@ -176,9 +176,6 @@ def by_times(times: Times, pools: Pools = BUSY, rules: Routing = RULES, **call: 
         (learnt(handover_s=0.2), Reason.SLOW_HANDOVER),
         (learnt(handover_s=0.26, stall_s=1.0), Reason.SLOW_HANDOVER),
         (learnt(late_s=0.3), Reason.SLOW_HANDOVER),
-        (learnt(trial=True), Reason.TRIAL),
-        (learnt(handover_s=0.3, trial=True), Reason.TRIAL),
-        (learnt(stay_s=0.21, trial=True), Reason.FASTER_REMOTE),
     ],
 )
 def test_what_is_faster_is_done_where_that_is_known(times: Times, reason: Reason) -> None:
@@ -219,7 +216,6 @@ def test_modes_and_full_pools_go_before_what_was_learnt() -> None:
     assert by_times(fast, rules=Routing(mode="local")) is Reason.FORCED_LOCAL
     assert by_times(fast, replace(BUSY, prefill_room=False)) is Reason.PREFILL_SATURATED
     assert by_times(slow, replace(BUSY, prefill_room=False)) is Reason.SLOW_HANDOVER
-    assert by_times(learnt(trial=True), replace(BUSY, prefill_room=False)) is Reason.FASTER_LOCAL
 
 
 def test_how_much_the_streams_count_is_a_setting() -> None:

@@ -3,6 +3,7 @@ from contextlib import suppress
 import pytest
 
 from router.errors import Outcome
+from router.fleet.fleet import Fleet
 from router.fleet.pace import Pace
 from router.routing.route import Route
 from router.routing.timed import Timed
@@ -18,10 +19,10 @@ class Engines:
     def __init__(self) -> None:
         self.prefill, self.decode = a_backend("prefill", 1), a_backend("decode", 2)
 
-    def timed(self, *, local: bool = False, stream: bool = True, cached: int = 0, reason: str = "x") -> Timed:
+    def timed(self, *, local: bool = False, stream: bool = True, cached: int = 0) -> Timed:
         call = a_call(prompt_tokens=TOKENS, stream=stream)
         kind = RouteKind.LOCAL if local else RouteKind.DISAGGREGATED
-        return Timed(call, Route(kind, self.decode, None if local else self.prefill, reason, cached, cached), 10.0)
+        return Timed(call, Route(kind, self.decode, None if local else self.prefill, "x", cached, cached), 10.0)
 
     def handed_over(self, *, stream: bool = True, cached: int = 0, to_the_end: bool = True) -> None:
         with self.timed(stream=stream, cached=cached) as timed:
@@ -112,6 +113,25 @@ def test_failures_tell_nothing() -> None:
     assert (engines.prefill.paces.compute.samples, engines.link.samples) == (2, 0)
 
 
+def test_what_decode_computes_in_place_of_a_hand_over_is_moving_no_longer_while_it_answers() -> None:
+    engines = Engines()
+    with engines.timed() as timed:
+        timed.prefill_over(Outcome.OK, 10.2)
+        timed.answer_began(11.2, handed_over=False)
+        assert engines.moving_tokens == 0
+        assert not engines.decode.links.slow_now(70.0)
+
+
+def test_nothing_is_learnt_of_an_engine_that_was_forgotten_while_it_computed() -> None:
+    engines = Engines()
+    for _ in range(3):
+        with engines.timed() as timed:
+            Fleet([engines.prefill, engines.decode]).forget_paces(engines.prefill)
+            timed.prefill_over(Outcome.OK, 10.2)
+            timed.answer_began(11.2, handed_over=True)
+    assert (engines.prefill.paces.compute.samples, len(engines.decode.links)) == (0, 0)
+
+
 def test_a_few_tokens_tell_nothing_of_a_pace() -> None:
     engines = Engines()
     with engines.timed() as timed:
@@ -120,9 +140,10 @@ def test_a_few_tokens_tell_nothing_of_a_pace() -> None:
     assert engines.decode.paces.decode.samples == 0
 
 
-def test_requests_for_which_a_hand_over_came_into_question_are_counted() -> None:
-    engines = Engines()
+def test_a_hand_over_that_is_not_made_is_counted_on_the_engine_that_it_was_not_made_to() -> None:
+    engines, other = Engines(), a_backend("aggregated", 3)
     engines.handed_over()
-    for reason in ("slow_handover", "faster_local", "short_prompt", "continuation"):
-        engines.timed(local=True, reason=reason)
-    assert engines.decode.links.asked == 3
+    for passed_over in (engines.decode, None):
+        route = Route(RouteKind.AGGREGATED, other, None, "x", passed_over=passed_over)
+        Timed(a_call(prompt_tokens=TOKENS), route, 10.0)
+    assert (engines.decode.links.asked, other.links.asked) == (2, 0)

@@ -1,7 +1,7 @@
 import pytest
 
 from router.fleet.backend import Backend
-from router.fleet.links import TRIAL_REQUESTS, TRIAL_S
+from router.fleet.links import COMPARED_TOKENS
 from router.routing.times import Times, quick, times
 from router.settings import Routing
 from tests.support.builders import a_backend, a_call, linked, paced
@@ -94,7 +94,7 @@ def test_a_hand_over_under_way_tells_before_it_is_over() -> None:
     told = engines.times(at=11.0)
     assert told is not None
     assert (told.handover_s, told.remote_s) == (None, None)
-    assert told.late_s == pytest.approx(2.0)
+    assert told.late_s == pytest.approx(2 * TOKENS / COMPARED_TOKENS)
 
 
 def test_a_late_hand_over_is_no_faster_than_it_is_late() -> None:
@@ -117,22 +117,18 @@ def test_of_several_prefill_engines_the_one_that_is_done_first_is_looked_at() ->
     assert prefill_s(p2=3000) == pytest.approx(0.1)
 
 
-def test_a_trial_is_for_requests_that_lose_little() -> None:
+def test_what_others_have_there_comes_before_it() -> None:
     engines = Engines()
-    paced(engines.p1, prefill_tokens_per_s=40_000)
-    linked(engines.p1, engines.decode, s_per_token=1e-4)
-    engines.decode.links.asked = TRIAL_REQUESTS
-    small, large = engines.times(at=TRIAL_S, held={engines.decode: 3000}), engines.times(at=TRIAL_S)
-    assert small is not None
-    assert large is not None
-    assert (small.trial, large.trial) == (True, False)
-    engines.decode.links.asked *= 4
-    large = engines.times(at=TRIAL_S)
-    assert large is not None
-    assert large.trial
+    for prefill in (engines.p1, engines.p2):
+        paced(prefill, prefill_tokens_per_s=40_000)
+        linked(prefill, engines.decode, s_per_token=1e-5)
+    engines.p1.load.others_requests, engines.p2.load.tokens = 20, 400
+    told = engines.times(engines.p1, engines.p2)
+    assert told is not None
+    assert told.prefill_s == pytest.approx(0.11)
 
 
-def test_slow_links_are_left_out_but_for_trials() -> None:
+def test_slow_links_are_left_out() -> None:
     engines = Engines()
     both = [engines.p1, engines.p2]
     assert quick(both, engines.decode, 0.0) == both
@@ -140,5 +136,3 @@ def test_slow_links_are_left_out_but_for_trials() -> None:
     linked(engines.p2, engines.decode, s_per_token=3e-4)
     assert quick(both, engines.decode, 0.0) == [engines.p1]
     assert quick([engines.p2], engines.decode, 0.0) == [engines.p2]
-    engines.decode.links.asked = 4 * TRIAL_REQUESTS
-    assert quick(both, engines.decode, TRIAL_S) == [engines.p2]

@@ -2,11 +2,13 @@ import pytest
 
 from router.fleet.backend import Backend
 from router.routing.policies.burden import pending_tokens, slowness, tokens_ahead, works
-from tests.support.builders import a_backend, paced
+from tests.support.builders import a_backend, a_call, paced
+
+CALL = a_call(prompt_tokens=1000)
 
 
 def test_of_as_many_streams_the_shorter_prompts_are_less() -> None:
-    fewer, more = works([a_backend(requests=2, tokens=10), a_backend(requests=2, tokens=20)])
+    fewer, more = works([a_backend(requests=2, tokens=10), a_backend(requests=2, tokens=20)], CALL)
     assert fewer < more
 
 
@@ -22,8 +24,8 @@ def test_what_others_have_there_is_added() -> None:
     assert tokens_ahead(prefill) == 900 + 2 * 2048
     assert pending_tokens([prefill]) == [900 + 2 * 2048]
     assert pending_tokens([decode]) == [0.2 * (900 + 700 + 5 * 500)]
-    assert works([prefill]) == [(900 + 2 * 2048, 3)]
-    assert works([decode]) == [(5, 1600)]
+    assert works([prefill], CALL) == [(900 + 2 * 2048 + 1000, 3 + 1)]
+    assert works([decode], CALL) == [(5 + 1, 1600 + 1000)]
 
 
 def test_a_decode_engine_has_ahead_of_a_prompt_what_it_computes_itself() -> None:
@@ -48,7 +50,7 @@ def test_engines_that_are_not_known_to_differ_are_equally_fast(speeds: tuple[flo
 def test_slower_ones_have_as_much_more_to_do() -> None:
     assert slowness(prefill(40_000, 20_000, 5_000)) == pytest.approx([0.5, 1, 4])
     assert pending_tokens(prefill(40_000, 20_000, 5_000)) == pytest.approx([500, 1000, 4000])
-    assert [streams for streams, _ in works(decode(200, 100, 50))] == pytest.approx([1, 2, 4])
+    assert [streams for streams, _ in works(decode(200, 100, 50), CALL)] == pytest.approx([1.5, 3, 6])
     assert pending_tokens(decode(200, 100, 50)) == pytest.approx([100, 200, 400])
 
 

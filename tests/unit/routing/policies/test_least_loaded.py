@@ -47,6 +47,15 @@ def test_an_engine_that_came_back_gets_a_share_of_what_the_others_have() -> None
 
 
 @pytest.mark.parametrize("role", [Role.PREFILL, Role.DECODE])
+def test_a_slow_engine_that_has_nothing_to_do_is_left_alone_while_a_fast_one_has_little(role: Role) -> None:
+    fast, slow = a_backend(role, 1, requests=1, tokens=100), a_backend(role, 2)
+    for engine, speed in ((fast, 20_000), (slow, 2000)):
+        paced(engine, prefill_tokens_per_s=speed, decode_tokens_per_s=speed)
+    policy = LeastLoaded(random.Random(1))
+    assert {policy.pick([fast, slow], a_call(prompt_tokens=8000)) for _ in range(20)} == {fast}
+
+
+@pytest.mark.parametrize("role", [Role.PREFILL, Role.DECODE])
 def test_an_engine_that_is_half_as_fast_gets_half(role: Role) -> None:
     engines = [a_backend(role, port) for port in range(1, 4)]
     for engine, speed in zip(engines, (200, 200, 100), strict=True):

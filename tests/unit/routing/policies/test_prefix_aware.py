@@ -8,7 +8,7 @@ from router.routing.prefix.given import Given
 from router.routing.prefix.index import PrefixIndex
 from router.routing.prefix.prefixes import Prefixes
 from router.settings import Routing
-from tests.support.builders import a_backend, a_completion
+from tests.support.builders import a_backend, a_completion, paced
 
 SLACK_TOKENS = 5000
 RULES = Routing(ttft_slack_s=0.5, prefill_tokens_per_s=10_000)
@@ -52,6 +52,16 @@ def test_what_nobody_holds_goes_where_least_is_to_do() -> None:
     routed, (first, second, third) = Routed(), engines(tokens=100)
     third.load.tokens = 99
     assert routed.pick([first, second, third], prompt(6400)) is third
+
+
+def test_a_slow_engine_that_has_nothing_to_do_is_left_alone_while_a_fast_one_has_little() -> None:
+    routed, (fast, slow) = Routed(), engines(2)
+    for engine, speed in ((fast, 20_000), (slow, 2000)):
+        paced(engine, prefill_tokens_per_s=speed)
+    fast.load.tokens = 100
+    assert {routed.pick([fast, slow], prompt(8000)) for _ in range(20)} == {fast}
+    routed.holds(slow, prompt(8000))
+    assert routed.pick([fast, slow], prompt(8000, more=100)) is slow, "there is little left to compute"
 
 
 def test_ties_are_broken_at_random() -> None:

@@ -1,0 +1,156 @@
+import random
+from collections import Counter
+
+import pytest
+
+from router.errors import Outcome
+from router.fleet.backend import Backend
+from router.fleet.fleet import Fleet
+from router.fleet.links import PATIENCE, TRIAL_REQUESTS, TRIAL_S
+from router.routing.choose import Chooser
+from router.routing.disaggregation import Reason
+from router.routing.route import Route
+from router.routing.timed import Timed
+from router.routing.trials import to_try
+from router.settings import Routing
+from tests.support.builders import MODEL, a_backend, a_call, linked, paced
+
+FAST_S, SLOW_S = 5e-6, 1.35e-4
+"""A token over a link: 8,000 of them in less and in more time than decode needs to compute them, at 20,000 a second."""
+
+SPEED = 20_000
+STEP_S = 0.5
+SEED = 1
+
+
+def a_prefill(port: int) -> Backend:
+    return paced(a_backend("prefill", port), prefill_tokens_per_s=SPEED)
+
+
+def a_decode(port: int, requests: int = 20) -> Backend:
+    return paced(a_backend("decode", port, requests=requests), prefill_tokens_per_s=SPEED)
+
+
+class Traffic:
+    """Streams one after the other over some engines, each timed as it would be; all pairs have met."""
+
+    def __init__(self, *engines: Backend, slow: tuple[Backend, ...] = ()) -> None:
+        self.fleet, self.now, self.number = Fleet(engines), 0.0, 0
+        self.chooser = Chooser(Routing(), lambda pool, _: list(pool), random.Random(SEED))
+        prefill = [engine for engine in engines if engine.role == "prefill"]
+        decode = [engine for engine in engines if engine.role == "decode"]
+        self.s_per_token = {(p, d): SLOW_S if {p, d} & set(slow) else FAST_S for p in prefill for d in decode}
+        for (p, d), each_s in self.s_per_token.items():
+            linked(p, d, s_per_token=each_s)
+
+    def route(self, tokens: int, *, stream: bool = True) -> tuple[Route, Timed]:
+        self.number += 1
+        call = a_call(prompt_tokens=tokens, request_id=f"r-{self.number}", stream=stream, user=str(self.number))
+        call.blocks = None  # nobody holds anything of it
+        route = self.chooser.choose(call, self.fleet.snapshot(MODEL, at=self.now))
+        assert isinstance(route, Route)
+        return route, Timed(call, route, self.now)
+
+    def one(self, tokens: int, *, stream: bool = True) -> Route:
+        self.now += STEP_S
+        route, timed = self.route(tokens, stream=stream)
+        with timed:
+            computed_at = self.now + tokens / SPEED
+            if route.prefill is not None:
+                timed.prefill_over(Outcome.OK, computed_at)
+                moved_s = 0.01 + self.s_per_token[route.prefill, route.decode] * tokens
+                timed.answer_began(computed_at + moved_s, handed_over=True)
+            else:
+                timed.answer_began(computed_at, handed_over=False)
+        return route
+
+    def many(self, count: int, tokens: int, *, stream: bool = True) -> list[Route]:
+        return [self.one(tokens, stream=stream) for _ in range(count)]
+
+
+def reasons(routes: list[Route]) -> Counter[str]:
+    return Counter(route.reason for route in routes)
+
+
+def test_prompts_that_would_lose_much_by_a_trial_go_over_the_fast_link_beside_the_slow_one() -> None:
+    fast, slow = a_prefill(1), a_prefill(2)
+    routes = Traffic(fast, slow, a_decode(3), slow=(slow,)).many(1000, tokens=8000)
+    assert set(reasons(routes)) == {Reason.FASTER_REMOTE, Reason.TRIAL}
+    assert {route.prefill for route in routes if route.reason == Reason.FASTER_REMOTE} == {fast}
+    assert 3 <= reasons(routes)[Reason.TRIAL] <= 1000 / (PATIENCE * TRIAL_REQUESTS)
+
+
+def test_a_slow_link_that_was_mended_beside_a_fast_one_is_used_again() -> None:
+    fast, slow, decode = a_prefill(1), a_prefill(2), a_decode(3)
+    traffic = Traffic(fast, slow, decode, slow=(slow,))
+    traffic.s_per_token[slow, decode] = FAST_S
+    traffic.many(300, tokens=2048)
+    assert decode.links.slow == frozenset()
+
+
+def test_a_link_that_was_mended_is_found_again_while_an_aggregated_engine_takes_what_is_passed_over() -> None:
+    prefill, decode, aggregated = a_prefill(1), a_decode(2), a_backend("aggregated", 3)
+    traffic = Traffic(prefill, decode, aggregated, slow=(prefill,))
+    before = traffic.many(100, tokens=2000)
+    assert {route.decode for route in before if route.reason == Reason.SLOW_HANDOVER} == {aggregated}
+    traffic.s_per_token[prefill, decode] = FAST_S
+    assert reasons(traffic.many(100, tokens=2000))[Reason.FASTER_REMOTE] >= 50
+
+
+def test_a_link_that_was_mended_is_found_again_while_another_decode_engine_has_a_faster_one() -> None:
+    prefill, near, other = a_prefill(1), a_decode(2, requests=5), a_decode(3, requests=20)
+    traffic = Traffic(prefill, near, other, slow=(near,))
+    before = traffic.many(100, tokens=2000)
+    assert reasons(before).keys() == {Reason.FASTER_REMOTE, Reason.TRIAL}
+    assert {route.decode for route in before if route.reason == Reason.FASTER_REMOTE} == {other}
+    traffic.s_per_token[prefill, near] = FAST_S
+    assert traffic.many(100, tokens=2000)[-1].decode is near
+
+
+@pytest.mark.parametrize("count", [1, 2, 8, 32])
+def test_there_are_as_few_trials_with_many_prefill_engines_and_each_has_some(count: int) -> None:
+    prefill = [a_prefill(port) for port in range(1, count + 1)]
+    routes = Traffic(*prefill, a_decode(99), slow=tuple(prefill)).many(3300, tokens=2000)
+    assert reasons(routes).keys() == {Reason.SLOW_HANDOVER, Reason.TRIAL}
+    assert 90 <= reasons(routes)[Reason.TRIAL] <= 3300 / TRIAL_REQUESTS
+    assert {route.prefill for route in routes if route.reason == Reason.TRIAL} == set(prefill)
+
+
+def test_requests_that_come_at_once_make_one_trial() -> None:
+    prefill = a_prefill(1)
+    traffic = Traffic(prefill, a_decode(2), slow=(prefill,))
+    traffic.many(TRIAL_REQUESTS, tokens=2000)
+    assert reasons([traffic.route(2000)[0] for _ in range(20)])[Reason.TRIAL] == 1
+
+
+def test_requests_that_come_at_once_after_a_trial_that_surprised_make_one_more() -> None:
+    prefill, decode = a_prefill(1), a_decode(2)
+    traffic = Traffic(prefill, decode, slow=(prefill,))
+    traffic.s_per_token[prefill, decode] = FAST_S
+    while traffic.one(2000).reason != Reason.TRIAL:
+        pass
+    traffic.now += STEP_S
+    assert reasons([traffic.route(2000)[0] for _ in range(20)])[Reason.TRIAL] == 1
+
+
+def test_complete_answers_try_nothing() -> None:
+    prefill = a_prefill(1)
+    traffic = Traffic(prefill, a_decode(2), slow=(prefill,))
+    assert reasons(traffic.many(200, tokens=2000, stream=False)) == {Reason.SLOW_HANDOVER: 200}
+    assert traffic.one(2000).reason == Reason.TRIAL
+
+
+def test_a_trial_is_for_requests_that_lose_little() -> None:
+    prefill, decode = a_prefill(1), a_decode(2)
+    linked(prefill, decode, s_per_token=SLOW_S)
+
+    def tries(tokens: int) -> bool:
+        return to_try([prefill], decode, tokens, Routing(), TRIAL_S, remote=False) is prefill
+
+    assert not tries(2000)
+    decode.links.asked = TRIAL_REQUESTS
+    assert (tries(2000), tries(4000)) == (True, False)
+    decode.links.asked *= PATIENCE
+    assert tries(4000)
+    assert to_try([], decode, 4000, Routing(), TRIAL_S, remote=False) is None
+    assert to_try([prefill], decode, 4000, Routing(), TRIAL_S, remote=True) is None, "it is the best that there is"
