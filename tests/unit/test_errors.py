@@ -39,6 +39,7 @@ ENGINE_FAULTS = [kind for kind in KINDS if issubclass(kind, EngineFault)]
         ("BadAnswer", 502, "upstream_error"),
         ("BadHandoff", 502, "upstream_error"),
         ("ClientGone", 499, "client_gone"),
+        ("InternalFault", 500, "internal_error"),
     ],
 )
 def test_a_kind_decides_status_and_blame(name: str, status: int, outcome: str) -> None:

@@ -58,7 +58,7 @@ class Truth:
 
     def sent(self, session: str, engine: Backend, blocks: Blocks) -> None:
         """A prompt is being sent to an engine under the name of `session`."""
-        if engine.holdings is not None and blocks.tokens_each > 0:
+        if engine.holdings is not None and blocks.hashes:
             self._engines.setdefault(engine, _Told()).sent(session, blocks)
 
     def stored(self, engine: Backend, event: Stored, depth: int | None) -> None:

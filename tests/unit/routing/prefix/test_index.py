@@ -277,6 +277,13 @@ def test_after_everything_is_settled_what_succeeded_is_held(order: str, steps: l
     assert index.blocks_of(A) == len(heads)
 
 
+def test_a_prompt_without_blocks_is_nothing_to_remember() -> None:
+    index = an_index()
+    expectation = index.expect(A, Blocks((), 0))
+    expectation.confirm(tokens_after=9)
+    assert (index.held(prompt("a")), index.tokens_of(A, 1)) == ({}, 0)
+
+
 def test_what_was_new_is_what_an_engine_was_given() -> None:
     index = an_index()
     for text in ("abcd", "abcx", "abcx"):

@@ -153,8 +153,8 @@ def test_engines_without_events_are_not_remembered() -> None:
     assert truth._engines == {}
 
 
-def test_a_prompt_without_tokens_is_not_remembered(play: Play) -> None:
-    play.truth.sent("r-1", play.engine, prompt("abcd", tokens_each=0))
+def test_a_prompt_without_blocks_is_not_remembered(play: Play) -> None:
+    play.truth.sent("r-1", play.engine, prompt(""))
     assert play.truth._engines == {}
 
 
