@@ -15,8 +15,8 @@ PROVEN_ELSEWHERE = {
 }
 """Modules whose test needs more than a unit test, and where that test is."""
 
-LAST_RESORTS = {"router/gateway.py"}
-"""Where also what nobody foresaw is caught, and logged: a request has its answer and its end all the same."""
+LAST_RESORTS = {"router/gateway.py", "router/supervision.py"}
+"""Where also what nobody foresaw is caught, and logged: requests have an answer, background work has a next turn."""
 
 ONE_MACHINE = re.compile(r"/work/|/root/|/home/[a-z]")
 INDEX_HOSTS = re.compile(

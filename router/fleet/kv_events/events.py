@@ -9,9 +9,9 @@ BlockHash = int | bytes
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """Full blocks of `block_tokens` each were computed or pulled, one after the other, the first after `parent`.
+    """Full blocks of `block_tokens` each, at least one, were computed or pulled, one after the other.
 
-    `session` is what the request that did it was sent with as `x-session-id`.
+    The first comes after `parent`. `session` is what the request that did it was sent with as `x-session-id`.
     """
 
     hashes: Sequence[BlockHash]

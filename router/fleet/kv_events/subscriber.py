@@ -18,6 +18,7 @@ from router.fleet.kv_events.decode import BadBatch, decode
 from router.fleet.kv_events.events import Batch, BlockHash, Removed, Stored
 from router.fleet.kv_events.holdings import Holdings, Turn
 from router.settings import KvEvents
+from router.supervision import last_resort
 
 log = logging.getLogger(__name__)
 
@@ -85,14 +86,16 @@ class Subscriber:
         self._reconnected = False
 
     async def run(self) -> None:
-        """Follow until cancelled."""
+        """Follow until cancelled. Whatever ends that, what is held is learnt anew after a pause."""
         while True:
-            try:
-                await self._follow()
-            except zmq.ZMQError as error:
-                facts = {"backend": self._engine.id, "endpoint": self._rules.endpoint, "why": str(error)}
-                log.error("KV events cannot be received", extra={"facts": facts})  # noqa: TRY400 - no bug of ours
-                await asyncio.sleep(PAUSE_S)
+            with last_resort(f"KV events of {self._engine.id}"):
+                try:
+                    await self._follow()
+                except zmq.ZMQError as error:
+                    facts = {"backend": self._engine.id, "endpoint": self._rules.endpoint, "why": str(error)}
+                    log.error("KV events cannot be received", extra={"facts": facts})  # noqa: TRY400 - no bug of ours
+            self._lose("they were not followed for a while")
+            await asyncio.sleep(PAUSE_S)
 
     async def _follow(self) -> None:
         with self._socket(zmq.SUB) as socket:
@@ -198,8 +201,8 @@ class Subscriber:
         try:
             return decode(payload)
         except BadBatch as error:
-            self._lose(f"batch {number} cannot be read: {error}")
             self._holdings.took(number, self._holdings.at)
+            self._lose(f"batch {number} cannot be read: {error}")
             return None
 
     def _lose(self, why: str) -> None:
