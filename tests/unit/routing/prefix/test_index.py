@@ -315,6 +315,15 @@ def test_what_an_engine_has_evicted_is_forgotten_there() -> None:
     assert index.held(blocks) == {A: 2, B: 4}
 
 
+def test_a_lookup_is_right_after_an_eviction_before_a_turn_that_came_later() -> None:
+    index = an_index()
+    for turn in ("abcd", "abcdefgh", "abcdefghijklmnop"):
+        index.expect(A, prompt(turn)).confirm(tokens_after=5)
+    index.forget(A, prompt("abc").hashes[2:])
+    assert index.held(prompt("abcdefghijklmnop")) == {A: 2}
+    assert index.tokens_of(A, 1) == 2
+
+
 def test_what_an_engine_is_thought_to_hold_in_tokens() -> None:
     index = an_index()
     index.expect(A, prompt("abc"))
