@@ -15,7 +15,7 @@ import zmq.asyncio
 
 from router.fleet.backend import Backend
 from router.fleet.kv_events.decode import BadBatch, decode
-from router.fleet.kv_events.events import Batch, BlockHash, Removed, Stored
+from router.fleet.kv_events.events import Batch, BlockHash, Event, Removed, Stored, slices
 from router.fleet.kv_events.holdings import Holdings, Turn
 from router.settings import KvEvents
 from router.supervision import last_resort
@@ -177,17 +177,22 @@ class Subscriber:
             self._lose(f"batches {self._holdings.next} to {number - 1} are missing")
         self._holdings.took(number, batch.at)
         for event in batch.events:
-            depth = self._holdings.apply(event)
-            match event:
-                case Stored():
-                    self._listener.stored(self._engine, event, depth)
-                    await self._let_others(len(event.hashes))
-                case Removed():
-                    self._listener.removed(self._engine, event.hashes)
-                    await self._let_others(len(event.hashes))
-                case _:
-                    self._listener.cleared(self._engine)
+            for part in slices(event, SLICE_BLOCKS):
+                await self._let_others(self._apply_part(part))
         await self._let_others(BATCH_COSTS_BLOCKS)
+
+    def _apply_part(self, event: Event) -> int:
+        """Note what has happened, and tell it. Returns how many blocks that were."""
+        depth = self._holdings.apply(event)
+        match event:
+            case Stored():
+                self._listener.stored(self._engine, event, depth)
+            case Removed():
+                self._listener.removed(self._engine, event.hashes)
+            case _:
+                self._listener.cleared(self._engine)
+                return 0
+        return len(event.hashes)
 
     async def _let_others(self, blocks: int) -> None:
         """The loop's other work has its turn after every few blocks; receiving what is there already gives it none."""

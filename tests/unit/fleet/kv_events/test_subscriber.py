@@ -169,6 +169,21 @@ async def test_the_loop_has_its_turn_within_a_burst() -> None:
     assert turns >= 10
 
 
+@pytest.mark.parametrize("kind", ["BlockStored", "BlockRemoved"])
+async def test_the_loop_has_its_turn_within_one_long_event(kind: str) -> None:
+    one, turns = Followed(), 0
+    hashes = list(range(10 * room.SLICE_BLOCKS))
+    event = {"type": kind, "block_hashes": hashes, "parent_block_hash": None, "block_size": 16}
+    async with asyncio.TaskGroup() as group:
+        taking = group.create_task(one.take(batch(0, event)))
+        while not taking.done():
+            turns += 1
+            await asyncio.sleep(0)
+    assert turns >= 10
+    assert one.holdings.tokens == (16 * len(hashes) if kind == "BlockStored" else 0)
+    assert one.holdings.apply(Stored([-1], hashes[-1], 16)) == (len(hashes) if kind == "BlockStored" else None)
+
+
 async def test_an_address_that_cannot_be_had_is_tried_again(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
