@@ -18,7 +18,7 @@ from router.fleet.fleet import Fleet
 from router.fleet.pairs import Life, Meeting, Pairs
 from router.fleet.standing import State
 from router.settings import Role
-from router.supervision import Tasks
+from router.supervision import Tasks, last_resort
 from router.telemetry.events import Clock, WarmUpObserver
 
 log = logging.getLogger(__name__)
@@ -58,7 +58,8 @@ class WarmUps:
         self._running = True
         try:
             while True:
-                self.look()
+                with last_resort("warm-ups"):
+                    self.look()
                 await asyncio.sleep(LOOK_S)
         finally:
             self._running = False

@@ -17,6 +17,7 @@ from router.scaling.pace import Pace
 from router.scaling.steady import Desired, Limits, Reason, step
 from router.scaling.watch import Look, Watch
 from router.settings import Autoscale, Role
+from router.supervision import last_resort
 from router.telemetry.events import Clock
 
 Waiting = Callable[[Role, str], int]
@@ -60,7 +61,8 @@ class Autoscaler:
         """Look until cancelled."""
         while True:
             await asyncio.sleep(self._rules.interval_s)
-            self.look()
+            with last_resort("autoscaler"):
+                self.look()
 
     def look(self) -> None:
         """See what there is to do now, and what is wanted for it."""

@@ -122,10 +122,14 @@ def test_several_models_have_pools_of_their_own() -> None:
     assert site.autoscaler.describe()["models"]["other"].keys() == {"aggregated"}
 
 
-async def test_it_looks_until_it_is_cancelled() -> None:
-    looked = asyncio.Event()
+async def test_it_looks_until_it_is_cancelled_also_after_a_look_that_failed() -> None:
+    looked, looks = asyncio.Event(), 0
 
     def waiting(_role: Role, _model: str) -> int:
+        nonlocal looks
+        looks += 1
+        if looks == 1:
+            raise ZeroDivisionError
         looked.set()
         return 0
 
