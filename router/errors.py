@@ -255,6 +255,11 @@ class EngineError(EngineFault):
         super().__init__(detail)
         self.answered = answered
 
+    @property
+    def overloaded(self) -> bool:
+        """It has no room, which is not to be broken."""
+        return self.answered == Unavailable.status
+
 
 class ErrorEvent(EngineError):
     """An event of a 200 stream told of a failure; as the first event, it is a hand-over that could not be loaded."""

@@ -29,8 +29,6 @@ LOOK_S = 2.0
 RETRY_S = 15.0
 """Before a pair that could not hand over is tried once more; a side channel may open later than the API."""
 
-OVERLOADED = 503
-
 Pair = tuple[Backend, Backend]
 Match = Callable[[Backend, Backend], bool]
 
@@ -141,5 +139,5 @@ def _life(backend: Backend) -> Life:
 
 def _is_the_pairs(fault: EngineFault) -> bool:
     """Whether decode could not load what prefill held; whether an engine works at all, probes and requests tell."""
-    broken = isinstance(fault, EngineTimeout) or (isinstance(fault, EngineError) and fault.answered != OVERLOADED)
+    broken = isinstance(fault, EngineTimeout) or (isinstance(fault, EngineError) and not fault.overloaded)
     return fault.leg is Leg.DECODE and broken

@@ -77,6 +77,10 @@ def test_a_refusal_carries_the_status_and_body_of_the_engine() -> None:
     assert not isinstance(refusal, EngineFault | ClientFault)
 
 
+def test_an_engine_without_room_is_told_from_one_that_is_broken() -> None:
+    assert [errors.EngineError("x", status).overloaded for status in (503, 500)] == [True, False]
+
+
 def test_nothing_available_says_why_and_when_to_come_back() -> None:
     error = Unavailable("no decode engine is free", code="decode_saturated", retry_after_s=3)
     assert (error.code, error.retry_after_s, error.type) == ("decode_saturated", 3, "service_unavailable")
