@@ -59,7 +59,7 @@ from router.retries import Retries
 from router.routing.choose import Chooser, Partners, partners_of
 from router.routing.prefix.truth import Truth
 from router.scaling.autoscaler import Autoscaler, Capacity
-from router.scaling.pace import Pace
+from router.scaling.work import PrefillWork
 from router.settings import (
     NO_KV_EVENTS,
     BackendSettings,
@@ -161,7 +161,7 @@ class Assembly:
     @cached_property
     def autoscaler(self) -> Autoscaler:
         capacity = Capacity(self.settings.routing.prefill_tokens_per_s, self.settings.admission.decode_permits)
-        return Autoscaler(self.fleet, self.line.depth, self._pace, self.settings.autoscale, capacity, CLOCK)
+        return Autoscaler(self.fleet, self.line.depth, self._prefill_work, self.settings.autoscale, capacity, CLOCK)
 
     # To the engines and back
 
@@ -300,7 +300,7 @@ class Assembly:
     def _observers(self) -> Observers:
         log_lines = [AccessLog(self._log_lines)] if self._log_lines else []
         return Observers(
-            self.metrics, self._pace, self._recent, *log_lines, *([self._tracing] if self._tracing else [])
+            self.metrics, self._prefill_work, self._recent, *log_lines, *([self._tracing] if self._tracing else [])
         )
 
     # What several rooms share
@@ -318,8 +318,8 @@ class Assembly:
         return self.chooser.prefixes.truth if self.chooser.prefixes else None
 
     @cached_property
-    def _pace(self) -> Pace:
-        return Pace()
+    def _prefill_work(self) -> PrefillWork:
+        return PrefillWork()
 
     @cached_property
     def _recent(self) -> Recent:

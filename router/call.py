@@ -88,7 +88,8 @@ class Trace:
 
 @dataclass(frozen=True, slots=True)
 class Blocks:
-    """A prompt as a chain of hashes, each of a block and of all that precedes it; `tokens_each` is estimated.
+    """A prompt as a chain of hashes, each of a block and of all that precedes it; `tokens_each` is estimated, and more
+    than 0.
 
     Two prompts that begin alike have the same hashes up to the block in which they part.
     """

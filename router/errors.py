@@ -25,6 +25,7 @@
           OversizedAnswer      more than the gateway takes; what the client asked for may be the reason
         BadHandoff           its hand-over parameters must not be used
       ClientGone           nobody is left to be told
+      InternalFault        500: the gateway itself failed; what was not foreseen
 
 Library exceptions are mapped to these once, where the library is called.
 """
@@ -50,6 +51,7 @@ class Outcome(StrEnum):
     REJECTED = "rejected"
     UPSTREAM_ERROR = "upstream_error"
     TIMEOUT = "timeout"
+    INTERNAL_ERROR = "internal_error"
 
 
 class RequestError(Exception):
@@ -61,7 +63,7 @@ class RequestError(Exception):
     status = 500
     type = "internal_error"
     code = "internal_error"
-    outcome = Outcome.UPSTREAM_ERROR
+    outcome = Outcome.INTERNAL_ERROR
 
     def __init__(self, message: str, *, param: str | None = None, detail: str | None = None) -> None:
         super().__init__(message)
@@ -181,6 +183,7 @@ class EngineFault(RequestError):
     status = 502
     type = "upstream_error"
     code = "upstream_error"
+    outcome = Outcome.UPSTREAM_ERROR
     reason = "engine_fault"
 
     leg: Leg | None = None
@@ -252,6 +255,11 @@ class EngineError(EngineFault):
         super().__init__(detail)
         self.answered = answered
 
+    @property
+    def overloaded(self) -> bool:
+        """It has no room, which is not to be broken."""
+        return self.answered == Unavailable.status
+
 
 class ErrorEvent(EngineError):
     """An event of a 200 stream told of a failure; as the first event, it is a hand-over that could not be loaded."""
@@ -289,3 +297,10 @@ class ClientGone(RequestError):
 
     def __init__(self) -> None:
         super().__init__("the client closed the connection")
+
+
+class InternalFault(RequestError):
+    """The gateway itself failed, in a way that nobody foresaw; the log has where."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__("the gateway failed to answer this request", detail=detail)

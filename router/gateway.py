@@ -1,6 +1,7 @@
 """The life of a request, one named step after the other. docs/life-of-a-request.md tells the same story."""
 
 import asyncio
+import logging
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
@@ -10,7 +11,7 @@ from router.admission.grant import Grant
 from router.admission.line import Line
 from router.admission.permits import Permits
 from router.call import DEFAULT_BOUNDS, Api, Call, Trace, understand
-from router.errors import EngineFault, Outcome, RequestError, Unavailable
+from router.errors import EngineFault, InternalFault, Outcome, RequestError, Unavailable
 from router.exchange.exchange import Exchange, Legs
 from router.exchange.relay import Client, relay
 from router.fleet.backend import Backend
@@ -23,6 +24,8 @@ from router.routing.sent import Sent
 from router.routing.timed import Timed
 from router.settings import Role
 from router.telemetry.events import Clock, Journey, NoTraces, Observers, RouteKind, Traces
+
+log = logging.getLogger(__name__)
 
 UNTRACED = NoTraces()
 
@@ -72,13 +75,17 @@ class Gateway:
                     pass
             journey.settled(Outcome.OK, 200)
         except RequestError as error:
-            journey.settled(error.outcome, error.status, error)
-            await client.fail(error)
+            await _failed(error, client, journey)
         except asyncio.CancelledError:  # the time to drain is over
             stopping = Unavailable("the gateway is stopping", code="stopping")
-            journey.settled(stopping.outcome, stopping.status, stopping)
-            await client.fail(stopping)
+            await _failed(stopping, client, journey)
             raise
+        except Exception as error:
+            log.exception(
+                "a request failed by a fault of the gateway", extra={"facts": {"request_id": trace.request_id}}
+            )
+            if journey.outcome is None:
+                await _failed(InternalFault(type(error).__name__), client, journey)
 
     async def _served(self, call: Call, client: Connected, tries: Tries, journey: Journey) -> bool:
         """One try. False when it failed before an answer began and another is due."""
@@ -162,3 +169,8 @@ class Gateway:
         grant.settle_prefill(outcome)
         sent.prefill_over(outcome)
         timed.prefill_over(outcome, self.clock())
+
+
+async def _failed(error: RequestError, client: Connected, journey: Journey) -> None:
+    journey.settled(error.outcome, error.status, error)
+    await client.fail(error)

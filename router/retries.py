@@ -41,9 +41,6 @@ from router.routing.route import Route
 from router.settings import Retries as Rules
 from router.telemetry.events import Clock, Journey, RouteKind
 
-OVERLOADED = 503
-"""An engine that has no room is not broken."""
-
 LOST = (ConnectFailed, ConnectionLost)
 
 Notice = Callable[[Backend], None]
@@ -113,7 +110,7 @@ class Retries:
             self.pairs.failed(route.prefill.id, route.decode.id, now)
         elif isinstance(fault, OutOfFiles):
             pass
-        elif isinstance(fault, EngineError) and fault.answered == OVERLOADED:
+        elif isinstance(fault, EngineError) and fault.overloaded:
             self.full(engine)
         elif isinstance(fault, ConnectFailed):
             self._tell(engine, engine.standing.refused(now))

@@ -2,10 +2,20 @@
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 log = logging.getLogger(__name__)
+
+
+@contextmanager
+def last_resort(work: str) -> Iterator[None]:
+    """A turn of work that goes on for ever: if it fails, by whatever, that is logged, and the next turn can come."""
+    try:
+        yield
+    except Exception:
+        log.exception("background work failed", extra={"facts": {"work": work}})
 
 
 class Tasks:

@@ -15,7 +15,7 @@ SPENT = " + ".join(
     for pool in PRICES
 )
 TOKENS = 'sum(rate(pd_router_tokens_total{kind="generated"}[$__rate_interval]))'
-BAD = 'outcome=~"upstream_error|timeout|rejected"'
+BAD = 'outcome=~"upstream_error|timeout|rejected|internal_error"'
 ERRORS = f'sum(rate(pd_router_requests_total{{model=~"$model", {BAD}}}[$__rate_interval]))'
 REQUESTS = f"sum(rate(pd_router_requests_total{MODEL}[$__rate_interval]))"
 EXPIRED = "pd_router_engine_kv_expired_total"
@@ -96,7 +96,7 @@ USERS = (
         "Errors",
         "reqps",
         "Requests that ended badly. rejected: no room, see the queues. upstream_error, timeout: engines, see Pool "
-        "detail. client_error: theirs.",
+        "detail. client_error: theirs. internal_error: the gateway's, see its log.",
         "PdRouterErrors",
         [rates("requests_total", "outcome", selector='{model=~"$model", outcome!~"ok|client_gone"}')],
         kind="stack",

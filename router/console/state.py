@@ -14,8 +14,8 @@ from router.console.verdict import PoolNow, verdict
 from router.fleet.backend import Backend
 from router.fleet.fleet import Fleet
 from router.fleet.pairs import Pairs
+from router.routing.disaggregation import MISSED
 from router.scaling.autoscaler import Autoscaler
-from router.scaling.pace import MISSED
 from router.settings import Role
 from router.telemetry.events import Clock
 

@@ -6,6 +6,7 @@ are found in a fraction of one. Series of several models or data-parallel ranks 
 
 import re
 from dataclasses import dataclass
+from math import isfinite
 
 LINE = re.compile(
     rb"^vllm:(num_requests_waiting|num_requests_running|kv_cache_usage_perc|prompt_tokens_total|generation_tokens_total"
@@ -34,14 +35,14 @@ class Gauges:
 
 
 def read_gauges(page: bytes) -> Gauges | None:
-    """The facts in a page; None when it is not one of an engine that counts its tokens."""
+    """The facts in a page; None when it is not one of an engine that counts its tokens, or has no numbers."""
     sums: dict[bytes, list[float]] = {}
     for name, value in LINE.findall(page):
         try:
             sums.setdefault(name, []).append(float(value))
         except ValueError:
             return None
-    if b"generation_tokens_total" not in sums:
+    if b"generation_tokens_total" not in sums or not isfinite(sum(map(sum, sums.values()))):
         return None
     usage = sums.get(b"kv_cache_usage_perc", [0.0])
 

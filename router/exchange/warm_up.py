@@ -18,7 +18,7 @@ from router.fleet.fleet import Fleet
 from router.fleet.pairs import Life, Meeting, Pairs
 from router.fleet.standing import State
 from router.settings import Role
-from router.supervision import Tasks
+from router.supervision import Tasks, last_resort
 from router.telemetry.events import Clock, WarmUpObserver
 
 log = logging.getLogger(__name__)
@@ -28,8 +28,6 @@ LOOK_S = 2.0
 
 RETRY_S = 15.0
 """Before a pair that could not hand over is tried once more; a side channel may open later than the API."""
-
-OVERLOADED = 503
 
 Pair = tuple[Backend, Backend]
 Match = Callable[[Backend, Backend], bool]
@@ -58,7 +56,8 @@ class WarmUps:
         self._running = True
         try:
             while True:
-                self.look()
+                with last_resort("warm-ups"):
+                    self.look()
                 await asyncio.sleep(LOOK_S)
         finally:
             self._running = False
@@ -140,5 +139,5 @@ def _life(backend: Backend) -> Life:
 
 def _is_the_pairs(fault: EngineFault) -> bool:
     """Whether decode could not load what prefill held; whether an engine works at all, probes and requests tell."""
-    broken = isinstance(fault, EngineTimeout) or (isinstance(fault, EngineError) and fault.answered != OVERLOADED)
+    broken = isinstance(fault, EngineTimeout) or (isinstance(fault, EngineError) and not fault.overloaded)
     return fault.leg is Leg.DECODE and broken

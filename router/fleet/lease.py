@@ -62,4 +62,4 @@ def outcome_of(error: BaseException | None) -> Outcome:
         return Outcome.OK
     if isinstance(error, RequestError):
         return error.outcome
-    return Outcome.CLIENT_GONE if not isinstance(error, Exception) else Outcome.UPSTREAM_ERROR
+    return Outcome.CLIENT_GONE if not isinstance(error, Exception) else Outcome.INTERNAL_ERROR

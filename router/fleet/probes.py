@@ -15,6 +15,7 @@ from router.fleet.fleet import Fleet
 from router.fleet.identity import identity
 from router.fleet.standing import State
 from router.settings import Probes
+from router.supervision import last_resort
 from router.telemetry.events import Clock
 
 JITTER = 0.2
@@ -94,7 +95,8 @@ class Prober:
             self._notice(backend)
 
     async def _meet(self, backend: Backend) -> None:
-        await self.probe(backend)
+        with last_resort(f"probe of {backend.id}"):
+            await self.probe(backend)
         await self._watch(backend)
 
     async def _watch(self, backend: Backend) -> None:
@@ -102,9 +104,10 @@ class Prober:
             up = backend.standing.state in (State.UP, State.TRIAL)
             pause_s = self._rules.interval_s if up else self._rules.down_interval_s
             await asyncio.sleep(pause_s * self._rng.uniform(1 - JITTER, 1 + JITTER))
-            if backend.standing.silent:
-                await self.knock(backend)
-            await self.probe(backend)
+            with last_resort(f"probe of {backend.id}"):
+                if backend.standing.silent:
+                    await self.knock(backend)
+                await self.probe(backend)
         self._learnt_at.pop(backend, None)
 
     def _learning_due(self, backend: Backend) -> bool:
@@ -123,7 +126,7 @@ class Prober:
         try:
             listing = answer.json()
             cards = {card.id: card for card in _cards(listing)}
-        except ValueError:
+        except (ValueError, RecursionError):
             return "/v1/models is not a list of models"
         named = backend.settings.models
         if missing := [name for name in named if name not in cards]:
@@ -144,7 +147,7 @@ def _json(answer: httpx.Response) -> object:
         return None
     try:
         content: object = answer.json()
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return content
 

@@ -13,6 +13,7 @@ from router.engines.vllm import cache_tokens
 from router.fleet.backend import Backend
 from router.fleet.fleet import Fleet
 from router.settings import Scrapes
+from router.supervision import last_resort
 from router.telemetry.events import Clock
 
 MAX_PAGE_BYTES = 4 << 20
@@ -75,7 +76,8 @@ class Scraper:
 
     async def _read(self, backend: Backend) -> None:
         try:
-            await self.scrape(backend)
+            with last_resort(f"scrape of {backend.id}"):
+                await self.scrape(backend)
         finally:
             self._reading.discard(backend)
 

@@ -15,8 +15,8 @@ from router.fleet.backend import Backend
 from router.fleet.fleet import Snapshot
 from router.fleet.links import SLOW_TIMES
 from router.fleet.pairs import Pairs
-from router.routing.disaggregation import Home, Pools, Reason, decide, is_novel
-from router.routing.explanation import Explanation, Rule, Watch, unmoved
+from router.routing.disaggregation import MISSED, Home, Pools, Reason, decide, is_novel
+from router.routing.explanation import Explanation, Rule, Witness, unmoved
 from router.routing.modes import Modes
 from router.routing.policies import policy
 from router.routing.prefix.prefixes import Prefixes, prefixes_for
@@ -38,9 +38,6 @@ NOVEL = (Reason.NOVEL_PROMPT, Reason.FASTER_REMOTE, Reason.TRIAL)
 
 WEIGHED = (Reason.SLOW_HANDOVER, Reason.FASTER_LOCAL)
 """A hand-over would have taken longer, by what has been learnt."""
-
-MISSED = (Reason.PREFILL_UNAVAILABLE, Reason.PREFILL_SATURATED)
-"""The prompt should be computed by a prefill engine, and cannot be now."""
 
 
 def in_group(decode: Backend, prefill: Sequence[Backend]) -> list[Backend]:
@@ -120,16 +117,16 @@ class Chooser:
 
     def explain(self, call: Call, snapshot: Snapshot, mode: Mode | None = None) -> Explanation:
         """What `choose` would say now, and by what; in some `mode`, else in the call's. Changes nothing."""
-        watch, aside = Watch(), copy(self)
+        witness, aside = Witness(), copy(self)
         vars(aside).update(
             modes=Modes(mode) if mode else self.modes,
-            _rule=watch.rule(self._rule),
-            _prefill_policy=watch.policy(self._rules.prefill_policy, self._prefill_policy),
-            _decode_policy=watch.policy(self._rules.decode_policy, self._decode_policy),
+            _rule=witness.rule(self._rule),
+            _prefill_policy=witness.policy(self._rules.prefill_policy, self._prefill_policy),
+            _decode_policy=witness.policy(self._rules.decode_policy, self._decode_policy),
         )
         with unmoved(self._rng):
             outcome = aside.choose(call, snapshot)
-        return Explanation(outcome, aside.rules_of(call), watch.judgements, watch.picks)
+        return Explanation(outcome, aside.rules_of(call), witness.judgements, witness.picks)
 
     def rules_of(self, call: Call) -> Routing:
         """The settings by which a call is routed now, its mode among them."""

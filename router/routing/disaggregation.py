@@ -37,6 +37,10 @@ class Reason(StrEnum):
     HANDOVER_FAILED = "handover_failed"
 
 
+MISSED = (Reason.PREFILL_UNAVAILABLE, Reason.PREFILL_SATURATED)
+"""The prompt should be computed by a prefill engine, and cannot be now."""
+
+
 @dataclass(frozen=True, slots=True)
 class Pools:
     """What the rule must know of the pools: is an engine usable, has one of them room, how busy is the fleet."""

@@ -52,7 +52,7 @@ class Explanation:
 
 
 @dataclass(slots=True)
-class Watch:
+class Witness:
     """Stands between a choice and what it asks, and keeps what was asked and answered."""
 
     judgements: list[Judgement] = field(default_factory=list)
@@ -61,7 +61,7 @@ class Watch:
     def rule(self, rule: Rule) -> Rule:
         """A rule whose answers are kept."""
 
-        def watched(call: Call, *facts: object) -> tuple[bool, Reason]:
+        def witnessed(call: Call, *facts: object) -> tuple[bool, Reason]:
             remote, reason = rule(call, *facts)
             self.judgements.append(
                 Judgement(
@@ -70,15 +70,15 @@ class Watch:
             )
             return remote, reason
 
-        return watched
+        return witnessed
 
     def policy(self, name: PolicyName, policy: Policy) -> Policy:
         """A policy whose choices are kept."""
-        return _Watched(self.picks, name, policy)
+        return _Witnessed(self.picks, name, policy)
 
 
 @dataclass(frozen=True, slots=True)
-class _Watched:
+class _Witnessed:
     """A policy that is looked at. It is told of nothing, as nothing is sent."""
 
     picks: list[Pick]

@@ -13,10 +13,11 @@ from typing import Any
 from router.fleet.backend import Backend
 from router.fleet.fleet import Fleet
 from router.scaling.demand import Demand, decode_demand, prefill_demand
-from router.scaling.pace import Pace
 from router.scaling.steady import Desired, Limits, Reason, step
 from router.scaling.watch import Look, Watch
+from router.scaling.work import PrefillWork
 from router.settings import Autoscale, Role
+from router.supervision import last_resort
 from router.telemetry.events import Clock
 
 Waiting = Callable[[Role, str], int]
@@ -41,14 +42,14 @@ class Pool:
 
 
 class Autoscaler:
-    """Desired replicas by model and pool. `waiting` tells of the lines, `pace` of prefill's work."""
+    """Desired replicas by model and pool. `waiting` tells of the lines, `work` of what prefill did."""
 
     def __init__(
-        self, fleet: Fleet, waiting: Waiting, pace: Pace, rules: Autoscale, capacity: Capacity, clock: Clock
+        self, fleet: Fleet, waiting: Waiting, work: PrefillWork, rules: Autoscale, capacity: Capacity, clock: Clock
     ) -> None:
         self._fleet = fleet
         self._waiting = waiting
-        self._pace = pace
+        self._work = work
         self._rules = rules
         self._capacity = capacity
         self._clock = clock
@@ -60,13 +61,14 @@ class Autoscaler:
         """Look until cancelled."""
         while True:
             await asyncio.sleep(self._rules.interval_s)
-            self.look()
+            with last_resort("autoscaler"):
+                self.look()
 
     def look(self) -> None:
         """See what there is to do now, and what is wanted for it."""
         now, backends = self._clock(), self._fleet.backends
         models = {model for backend in backends for model in backend.models}
-        self._pace.keep(models, {backend.id for backend in backends})
+        self._work.keep(models, {backend.id for backend in backends})
         self._pools = {key: pool for key, pool in self._pools.items() if key[0] in models}
         self._note_quiet(now)
         for model in models:
@@ -106,7 +108,7 @@ class Autoscaler:
                 tokens=sum(backend.load.tokens for backend in serving),
                 waiting=self._waiting(role, model),
                 gauges={b.id: b.progress.gauges for b in engines if b.progress.gauges is not None},
-                done=replace(self._pace.of(model)),
+                done=replace(self._work.of(model)),
             )
         )
         pool.demand = self._demand(role, pool.watch)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from router.engines.gauges import Gauges
 from router.scaling.demand import DecodeLoad, PrefillLoad
-from router.scaling.pace import Done
+from router.scaling.work import Done
 
 ENOUGH_BUSY_S = 1.0
 """Work in a window from which a peak can be told; less says more of one prompt than of the engine."""

@@ -15,6 +15,7 @@ from router.exchange.pool import Connections
 from router.exchange.release import Releases
 from router.exchange.warm_up import WarmUps
 from router.fleet.fleet import Fleet
+from router.supervision import last_resort
 from router.telemetry.metrics import PREFIX
 
 log = logging.getLogger(__name__)
@@ -61,7 +62,8 @@ class Audit:
         """Look until cancelled."""
         while True:
             await asyncio.sleep(INTERVAL_S)
-            self.look()
+            with last_resort("audit"):
+                self.look()
 
     def look(self) -> None:
         """Count and tell what does not hold now."""

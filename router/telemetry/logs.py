@@ -23,7 +23,7 @@ ACCESS = "router.access"
 EXCEPTION = "exception"
 """The fact that is a traceback."""
 
-WORTH_A_WARNING = (Outcome.UPSTREAM_ERROR, Outcome.TIMEOUT)
+WORTH_A_WARNING = (Outcome.UPSTREAM_ERROR, Outcome.TIMEOUT, Outcome.INTERNAL_ERROR)
 
 BATCH_S = 0.1
 """How long a line may wait for others to be written with: a write for each request costs 5 % of a short one's CPU."""

@@ -172,6 +172,6 @@ def _settled(trace: Recorded, journey: Journey, now: float) -> None:
     if journey.queue:
         attributes["pd_router.queue"] = journey.queue
     trace.root.set_attributes(attributes)
-    if journey.outcome in (Outcome.UPSTREAM_ERROR, Outcome.TIMEOUT):
+    if journey.outcome in (Outcome.UPSTREAM_ERROR, Outcome.TIMEOUT, Outcome.INTERNAL_ERROR):
         trace.root.set_status(StatusCode.ERROR, journey.error.code if journey.error else "")
     trace.root.end(trace.at(now))

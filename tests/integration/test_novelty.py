@@ -35,6 +35,18 @@ async def decisions(here: Site, *reasons: str) -> list[float]:
     return [await here.metric("pd_router_decisions_total", reason=reason) for reason in reasons]
 
 
+async def test_what_has_no_prompt_is_the_engines_to_answer_or_refuse_however_long_it_is() -> None:
+    async with site(engine("prefill"), engine("decode"), routing=AWARE) as here:
+        for path, fields in (
+            ("/v1/chat/completions", {"messages": [], "documents": ["x" * 600]}),
+            ("/v1/completions", {"prompt": [{"a": "x" * 600}]}),
+        ):
+            reply = await here.ask(path, {"model": MODEL, "max_tokens": 5, **fields})
+            assert reply.status_code in (200, 400), reply.text
+        assert await here.metric("pd_router_requests_total", outcome="internal_error") == 0
+        assert await here.metric("pd_router_requests_total") == 2
+
+
 async def test_a_chat_that_goes_on_stays_where_its_kv_is() -> None:
     prefill, decode = [engine("prefill") for _ in range(2)], [engine("decode") for _ in range(2)]
     async with site(*prefill, *decode, routing=AWARE | {"min_novel_tokens": 256}) as here:

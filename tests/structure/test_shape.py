@@ -15,6 +15,9 @@ PROVEN_ELSEWHERE = {
 }
 """Modules whose test needs more than a unit test, and where that test is."""
 
+LAST_RESORTS = {"router/gateway.py", "router/supervision.py"}
+"""Where also what nobody foresaw is caught, and logged: requests have an answer, background work has a next turn."""
+
 ONE_MACHINE = re.compile(r"/work/|/root/|/home/[a-z]")
 INDEX_HOSTS = re.compile(
     r"pypi\.(org|python)|pythonhosted\.org|npmjs\.(org|com)|(?<=[/.])pytorch\.org|crates\.io", re.IGNORECASE
@@ -56,7 +59,7 @@ def _docstring(path: Path) -> str | None:
 def test_functions_are_short_and_nothing_is_global() -> None:
     source = measure(SOURCE)
     assert {name: lines for name, lines in source.functions.items() if lines > MAX_FUNCTION_LINES} == {}
-    assert source.broad_excepts == []
+    assert {place.partition(":")[0] for place in source.broad_excepts} == LAST_RESORTS
     assert source.globals == []
     assert len(list(picture(source, source))) == 6
 

@@ -73,7 +73,7 @@ def picture(source: Sizes, tests: Sizes) -> Iterator[str]:
     yield f"           over {LONG_MODULE_LINES} lines: {', '.join(long_modules) or 'none'}"
     yield f"functions  {len(functions)}: median {median(functions):.0f} lines, p90 {p90:.0f} (9; 35)"
     yield f"           longest: {longest}, {functions[-1]} lines (none over {MAX_FUNCTION_LINES})"
-    yield f"smells     broad except: {len(source.broad_excepts)}, global: {len(source.globals)} (none)"
+    yield f"smells     broad except: {len(source.broad_excepts)} (last resorts), global: {len(source.globals)} (none)"
     yield f"tests      {tests.lines} lines for {source.lines}: {tests.lines / source.lines:.2f} (at least 1)"
 
 

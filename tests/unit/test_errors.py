@@ -39,6 +39,7 @@ ENGINE_FAULTS = [kind for kind in KINDS if issubclass(kind, EngineFault)]
         ("BadAnswer", 502, "upstream_error"),
         ("BadHandoff", 502, "upstream_error"),
         ("ClientGone", 499, "client_gone"),
+        ("InternalFault", 500, "internal_error"),
     ],
 )
 def test_a_kind_decides_status_and_blame(name: str, status: int, outcome: str) -> None:
@@ -74,6 +75,10 @@ def test_a_refusal_carries_the_status_and_body_of_the_engine() -> None:
     refusal = EngineRefusal(422, b'{"error":{}}')
     assert (refusal.status, refusal.body, refusal.outcome) == (422, b'{"error":{}}', Outcome.CLIENT_ERROR)
     assert not isinstance(refusal, EngineFault | ClientFault)
+
+
+def test_an_engine_without_room_is_told_from_one_that_is_broken() -> None:
+    assert [errors.EngineError("x", status).overloaded for status in (503, 500)] == [True, False]
 
 
 def test_nothing_available_says_why_and_when_to_come_back() -> None:

@@ -13,7 +13,16 @@ from router.admission.line import Line
 from router.admission.permits import Permits
 from router.call import Api, Call, Trace
 from router.edge.client import Presence
-from router.errors import BadAnswer, ClientGone, EngineRefusal, Outcome, RequestError, TooLarge, Unavailable
+from router.errors import (
+    BadAnswer,
+    ClientGone,
+    EngineRefusal,
+    InternalFault,
+    Outcome,
+    RequestError,
+    TooLarge,
+    Unavailable,
+)
 from router.exchange.answer import Answer
 from router.exchange.events import EventStream
 from router.exchange.exchange import Exchange, Legs, Opened
@@ -214,6 +223,30 @@ async def test_a_client_of_a_gateway_that_stops_is_told_so() -> None:
     assert isinstance(error, Unavailable)
     assert error.code == "stopping"
     assert site.ends.journeys[0].error is error
+
+
+async def test_what_nobody_foresaw_is_told_once_and_logged(caplog: pytest.LogCaptureFixture) -> None:
+    site, client = Site(ZeroDivisionError("a secret")), asks()
+    journey = await site.ask(client)
+    (error,) = client.told
+    assert isinstance(error, InternalFault)
+    assert (error.status, error.code, error.type) == (500, "internal_error", "internal_error")
+    assert "secret" not in error.message + (error.detail or "")
+    assert (journey.outcome, journey.status, journey.error) == (Outcome.INTERNAL_ERROR, 500, error)
+    (record,) = caplog.records
+    assert (record.levelname, record.exc_info and record.exc_info[0]) == ("ERROR", ZeroDivisionError)
+
+
+async def test_an_answer_that_has_ended_is_not_followed_by_an_error(caplog: pytest.LogCaptureFixture) -> None:
+    site, client = Site(), asks()
+
+    def fail(stage: Stage, journey: Journey) -> None:
+        raise ZeroDivisionError
+
+    site.gateway.observers.at[Stage.SETTLED] += (fail,)
+    await site.ask(client)
+    assert client.told == [ANSWER]
+    assert len(caplog.records) == 1
 
 
 async def test_a_client_that_leaves_ends_its_exchange() -> None:

@@ -3,7 +3,7 @@ import logging
 
 import pytest
 
-from router.supervision import Tasks
+from router.supervision import Tasks, last_resort
 from tests.support.virtual_time import virtual_time
 
 
@@ -111,3 +111,14 @@ async def test_draining_waits_for_what_ending_work_starts() -> None:
     tasks.spawn(first(), "first")
     await tasks.drain(5)
     assert ended == ["second"]
+
+
+def test_a_turn_that_failed_is_logged_and_the_next_one_comes(caplog: pytest.LogCaptureFixture) -> None:
+    for _ in range(2):
+        with last_resort("look"):
+            raise ZeroDivisionError
+    assert [(record.message, record.facts) for record in caplog.records] == [  # type: ignore[attr-defined]
+        ("background work failed", {"work": "look"})
+    ] * 2
+    with pytest.raises(asyncio.CancelledError), last_resort("look"):
+        raise asyncio.CancelledError

@@ -9,7 +9,7 @@ from router.bench.ramp.fleet import ElasticFleet, Shape
 from router.bench.replay.timeline import Timeline
 from router.bench.replay.trace import Request
 from router.scaling.autoscaler import Autoscaler, Capacity
-from router.scaling.pace import Pace
+from router.scaling.work import PrefillWork
 from router.settings import Autoscale, Role, Routing
 
 POOLS = (Role.PREFILL, Role.DECODE)
@@ -88,13 +88,13 @@ class Record:
 
 def run(day: Day, rules: Autoscale, shape: Shape = SHAPE, routing: Routing | None = None) -> Record:
     """Let the day pass over a fleet of one engine a pool, that is scaled as the autoscaler wants."""
-    timeline, pace = Timeline(), Pace()
-    elastic = ElasticFleet(timeline, shape, pace)
+    timeline, work = Timeline(), PrefillWork()
+    elastic = ElasticFleet(timeline, shape, work)
     for role in POOLS:
         elastic.add(role)
     peak = (routing or Routing()).prefill_tokens_per_s
     autoscaler = Autoscaler(
-        elastic.fleet, lambda _role, _model: 0, pace, rules, Capacity(peak, 0), lambda: timeline.now_s
+        elastic.fleet, lambda _role, _model: 0, work, rules, Capacity(peak, 0), lambda: timeline.now_s
     )
     record = Record(ttft_s=elastic.ttft_s)
 

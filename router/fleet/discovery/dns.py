@@ -20,6 +20,7 @@ from tenacity import AsyncRetrying, retry_if_result, wait_exponential, wait_rand
 
 from router.fleet.discovery.file import Failed, Found
 from router.settings import BackendSettings, DnsPool, Question, Role
+from router.supervision import last_resort
 
 log = logging.getLogger(__name__)
 
@@ -134,7 +135,8 @@ class NamedEngines:
         until_answered = AsyncRetrying(retry=retry_if_result(operator.not_), wait=backoff)
         while True:
             await asyncio.sleep(self._pause_s)
-            await until_answered(self.look)
+            with last_resort("names of engines"):
+                await until_answered(self.look)
 
     async def look(self) -> bool:
         """Look everything up once; whether all lookups were answered."""

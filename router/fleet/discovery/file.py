@@ -12,6 +12,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from router.settings import BackendSettings, FileDiscovery
+from router.supervision import last_resort
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +38,8 @@ class BackendsFile:
     async def run(self) -> None:
         """Look until cancelled."""
         while True:
-            self.look()
+            with last_resort("list of engines"):
+                self.look()
             await asyncio.sleep(self._refresh_s)
 
     def look(self) -> None:

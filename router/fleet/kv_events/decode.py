@@ -6,6 +6,7 @@ that is half understood would leave a wrong picture.
 """
 
 from collections.abc import Iterator
+from math import isfinite
 from typing import Annotated
 
 import msgspec
@@ -81,9 +82,12 @@ def decode(payload: bytes) -> Batch:
     """The batch in the last frame of a message. Raises `BadBatch`."""
     try:
         batch = _batches.decode(payload)
-        return Batch(batch.at, [*_events(batch.events)])
-    except msgspec.DecodeError as error:
+        events = [*_events(batch.events)]
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:  # also text that is none, and depth
         raise BadBatch(str(error)) from None
+    if not isfinite(batch.at):
+        raise BadBatch(f"its time is {batch.at}")
+    return Batch(batch.at, events)
 
 
 def _events(raw: list[msgspec.Raw]) -> Iterator[Event]:
@@ -99,7 +103,7 @@ def _events(raw: list[msgspec.Raw]) -> Iterator[Event]:
         elif event.medium in ON_THE_DEVICE and event.group_idx in FIRST_GROUP:
             if isinstance(event, _RemovedMap | _RemovedArray):
                 yield Removed(event.block_hashes)
-            else:
+            elif event.block_hashes:
                 yield Stored(event.block_hashes, event.parent_block_hash, event.block_size, event.session_id)
 
 

@@ -1,6 +1,6 @@
 """What can happen in an engine's KV cache?"""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 BlockHash = int | bytes
@@ -9,15 +9,17 @@ BlockHash = int | bytes
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """Full blocks of `block_tokens` each were computed or pulled, one after the other, the first after `parent`.
+    """Full blocks of `block_tokens` each, at least one, were computed or pulled, one after the other.
 
-    `session` is what the request that did it was sent with as `x-session-id`.
+    The first comes after `parent`. `session` is what the request that did it was sent with as `x-session-id`.
+    Of an event that is taken in slices, `more` blocks come after this one.
     """
 
     hashes: Sequence[BlockHash]
     parent: BlockHash | None
     block_tokens: int
     session: str | None = None
+    more: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,3 +43,18 @@ class Batch:
 
     at: float
     events: Sequence[Event]
+
+
+def slices(event: Event, most_blocks: int) -> Iterator[Event]:
+    """The same event in parts, in order: one step of an engine may store a prompt of a million tokens."""
+    if isinstance(event, Cleared) or len(event.hashes) <= most_blocks:
+        yield event
+        return
+    for start in range(0, len(event.hashes), most_blocks):
+        hashes = event.hashes[start : start + most_blocks]
+        if isinstance(event, Removed):
+            yield Removed(hashes)
+        else:
+            parent = event.hashes[start - 1] if start else event.parent
+            more = len(event.hashes) - start - len(hashes)
+            yield Stored(hashes, parent, event.block_tokens, event.session, more)

@@ -15,9 +15,10 @@ import zmq.asyncio
 
 from router.fleet.backend import Backend
 from router.fleet.kv_events.decode import BadBatch, decode
-from router.fleet.kv_events.events import Batch, BlockHash, Removed, Stored
+from router.fleet.kv_events.events import Batch, BlockHash, Event, Removed, Stored, slices
 from router.fleet.kv_events.holdings import Holdings, Turn
 from router.settings import KvEvents
+from router.supervision import last_resort
 
 log = logging.getLogger(__name__)
 
@@ -85,14 +86,16 @@ class Subscriber:
         self._reconnected = False
 
     async def run(self) -> None:
-        """Follow until cancelled."""
+        """Follow until cancelled. Whatever ends that, what is held is learnt anew after a pause."""
         while True:
-            try:
-                await self._follow()
-            except zmq.ZMQError as error:
-                facts = {"backend": self._engine.id, "endpoint": self._rules.endpoint, "why": str(error)}
-                log.error("KV events cannot be received", extra={"facts": facts})  # noqa: TRY400 - no bug of ours
-                await asyncio.sleep(PAUSE_S)
+            with last_resort(f"KV events of {self._engine.id}"):
+                try:
+                    await self._follow()
+                except zmq.ZMQError as error:
+                    facts = {"backend": self._engine.id, "endpoint": self._rules.endpoint, "why": str(error)}
+                    log.error("KV events cannot be received", extra={"facts": facts})  # noqa: TRY400 - no bug of ours
+            self._lose("they were not followed for a while")
+            await asyncio.sleep(PAUSE_S)
 
     async def _follow(self) -> None:
         with self._socket(zmq.SUB) as socket:
@@ -174,17 +177,22 @@ class Subscriber:
             self._lose(f"batches {self._holdings.next} to {number - 1} are missing")
         self._holdings.took(number, batch.at)
         for event in batch.events:
-            depth = self._holdings.apply(event)
-            match event:
-                case Stored():
-                    self._listener.stored(self._engine, event, depth)
-                    await self._let_others(len(event.hashes))
-                case Removed():
-                    self._listener.removed(self._engine, event.hashes)
-                    await self._let_others(len(event.hashes))
-                case _:
-                    self._listener.cleared(self._engine)
+            for part in slices(event, SLICE_BLOCKS):
+                await self._let_others(self._apply_part(part))
         await self._let_others(BATCH_COSTS_BLOCKS)
+
+    def _apply_part(self, event: Event) -> int:
+        """Note what has happened, and tell it. Returns how many blocks that were."""
+        depth = self._holdings.apply(event)
+        match event:
+            case Stored():
+                self._listener.stored(self._engine, event, depth)
+            case Removed():
+                self._listener.removed(self._engine, event.hashes)
+            case _:
+                self._listener.cleared(self._engine)
+                return 0
+        return len(event.hashes)
 
     async def _let_others(self, blocks: int) -> None:
         """The loop's other work has its turn after every few blocks; receiving what is there already gives it none."""
@@ -198,8 +206,8 @@ class Subscriber:
         try:
             return decode(payload)
         except BadBatch as error:
-            self._lose(f"batch {number} cannot be read: {error}")
             self._holdings.took(number, self._holdings.at)
+            self._lose(f"batch {number} cannot be read: {error}")
             return None
 
     def _lose(self, why: str) -> None:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from router.fleet.backend import Backend
 from router.fleet.fleet import Fleet
+from router.supervision import last_resort
 
 if TYPE_CHECKING:
     from zmq.asyncio import Context
@@ -31,7 +32,8 @@ class Subscriptions:
         with sockets() as context:
             async with asyncio.TaskGroup() as group:
                 while True:
-                    self._look(group, context)
+                    with last_resort("KV events"):
+                        self._look(group, context)
                     await asyncio.sleep(LOOK_S)
 
     async def _first(self) -> None:

@@ -33,12 +33,16 @@ TEMPLATE_FIELDS = ("chat_template", "chat_template_kwargs", "reasoning_effort", 
 LONG_PART_BYTES = 1024
 """Parts of a message that are no text and longer than this count by their digest."""
 
+NO_BLOCKS = Blocks((), BLOCK_TOKENS)
+
 MESSAGE, PART, FIELD = b"\x1e", b"\x1d", b"\x1f"
 """ASCII separators: text cannot forge them unnoticed, as each is followed by what it begins."""
 
 
 def blocks(call: Call, prompt_tokens: int, salt: bytes = b"") -> Blocks:
-    """The full blocks of a call's prompt, which has `prompt_tokens`."""
+    """The full blocks of a call's prompt, which has `prompt_tokens`; without any it has no blocks."""
+    if prompt_tokens <= 0:
+        return NO_BLOCKS
     seed = xxh3_64_intdigest(salt, xxh3_64_intdigest(f"{call.api.label} {call.model}".encode()))
     ids = _token_ids(call.fields.get("prompt")) if call.api is Api.COMPLETIONS else None
     if ids is not None:

@@ -156,10 +156,12 @@ class PrefixIndex:
 
     def put(self, shelf: Shelf, blocks: Blocks, owner: Expectation | None, tokens_after: float = 0) -> int:
         """Write down that an engine uses a prompt now. Returns how many of its blocks are new to it."""
+        if not blocks.hashes:
+            return 0
         new = shelf.use(blocks.hashes, owner)
         if new:
             self._hold(shelf, new)
-        if tokens_after and blocks.hashes:
+        if tokens_after:
             after = self._after.setdefault(blocks.hashes[-1], {})
             shelf.after_tokens += tokens_after - after.get(shelf.engine, 0)
             after[shelf.engine] = tokens_after

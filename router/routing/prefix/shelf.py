@@ -7,20 +7,24 @@ only touched when they come and go.
 """
 
 from bisect import bisect_left
-from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections import OrderedDict, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from router.fleet.backend import Backend
 
 
 class Run:
-    """Blocks in the order of the prompt. `owner` is what brought them, until it is known that they are there."""
+    """Blocks in the order of the prompt, the first one right after `after`, if there is one.
 
-    __slots__ = ("blocks", "owner")
+    `owner` is what brought them, until it is known that they are there.
+    """
 
-    def __init__(self, blocks: list[int], owner: object) -> None:
+    __slots__ = ("after", "blocks", "owner")
+
+    def __init__(self, blocks: list[int], owner: object, after: int | None) -> None:
         self.blocks = blocks
         self.owner = owner
+        self.after = after
 
 
 class Shelf:
@@ -31,7 +35,7 @@ class Shelf:
     there.
     """
 
-    __slots__ = ("_run_of", "_runs", "after_tokens", "bit", "cache_tokens", "engine", "live", "sharing")
+    __slots__ = ("_followed", "_run_of", "_runs", "after_tokens", "bit", "cache_tokens", "engine", "live", "sharing")
 
     def __init__(self, engine: Backend, bit: int) -> None:
         self.engine = engine
@@ -42,6 +46,8 @@ class Shelf:
         self.sharing: dict[int, int] = {}
         self._runs: OrderedDict[Run, None] = OrderedDict()
         self._run_of: dict[int, Run] = {}
+        self._followed: dict[int, int] = {}
+        """How many runs come right after a block."""
 
     def __len__(self) -> int:
         return len(self._run_of)
@@ -61,8 +67,8 @@ class Shelf:
     def take_back(self, prompt: Sequence[int], owner: object) -> list[int]:
         """Forget the blocks of a prompt that `owner` alone has spoken of: whole runs. Returns them."""
         gone = [block for block in prompt if (run := self._run_of.get(block)) is not None and run.owner is owner]
-        for block in gone:
-            self._runs.pop(self._run_of.pop(block), None)
+        for run in {self._run_of.pop(block) for block in gone}:
+            self._remove(run)
         return gone
 
     def oldest(self) -> Sequence[int]:
@@ -75,11 +81,16 @@ class Shelf:
         return self._cut(run, max(0, len(run.blocks) - count))
 
     def evict(self, blocks: Iterable[int]) -> list[int]:
-        """Forget these blocks and what follows them in their runs. Returns what that was."""
+        """Forget these blocks and all that follows them, in their runs and in later ones. Returns what that was."""
         gone: list[int] = []
-        for block in blocks:
+        left, followers = [*blocks], None
+        while left:
+            block = left.pop()
             if (run := self._run_of.get(block)) is not None:
-                gone += self._cut(run, run.blocks.index(block))
+                if (end := run.blocks[-1]) in self._followed:
+                    followers = followers or self._followers()
+                    left += followers[end]
+                gone += self._cut(run, _last(run.blocks, block))
         return gone
 
     def ends(self) -> Iterator[int]:
@@ -106,7 +117,7 @@ class Shelf:
         while at < len(prompt):
             run = self._run_of.get(prompt[at])
             if run is None:
-                run = self._add(self._lacking(prompt, at), owner)
+                run = self._add(self._lacking(prompt, at), owner, prompt[at - 1] if at else None)
                 new += run.blocks
             elif run.blocks[-1] != prompt[min(at + len(run.blocks), len(prompt)) - 1]:
                 run = self._split(run, prompt, at)
@@ -124,26 +135,55 @@ class Shelf:
             del rest[next(i for i, block in enumerate(rest) if block in self._run_of) :]
         return rest
 
-    def _add(self, blocks: list[int], owner: object) -> Run:
-        run = Run(blocks, owner)
+    def _followers(self) -> Mapping[int, list[int]]:
+        """What runs begin with, by what they come after. Rarely asked for: engines evict what follows first."""
+        begin: defaultdict[int, list[int]] = defaultdict(list)
+        for run in self._runs:
+            if run.after is not None:
+                begin[run.after].append(run.blocks[0])
+        return begin
+
+    def _add(self, blocks: list[int], owner: object, after: int | None) -> Run:
+        run = Run(blocks, owner, after)
         self._runs[run] = None
+        if after is not None:
+            self._followed[after] = self._followed.get(after, 0) + 1
         self._run_of.update(dict.fromkeys(blocks, run))
         return run
 
     def _cut(self, run: Run, at: int) -> list[int]:
         """Forget the end of a run, from there on. Returns it."""
-        gone = run.blocks[at:]
+        gone, run_of = run.blocks[at:], self._run_of
         del run.blocks[at:]
         for block in gone:
-            del self._run_of[block]
+            del run_of[block]
         if not run.blocks:
-            del self._runs[run]
+            self._remove(run)
         return gone
+
+    def _remove(self, run: Run) -> None:
+        """A run has no blocks any more."""
+        del self._runs[run]
+        if run.after is not None:
+            left = self._followed[run.after] - 1
+            if left:
+                self._followed[run.after] = left
+            else:
+                del self._followed[run.after]
 
     def _split(self, run: Run, prompt: Sequence[int], at: int) -> Run:
         """The part of a run that a prompt has; the rest of it keeps its place."""
         length = min(len(run.blocks), len(prompt) - at)
         shared = bisect_left(range(length), True, key=lambda i: run.blocks[i] != prompt[at + i])
-        head = self._add(run.blocks[:shared], run.owner)
+        head = self._add(run.blocks[:shared], run.owner, run.after)
+        if run.after is not None:
+            self._followed[run.after] -= 1
+        run.after = after = run.blocks[shared - 1]
         del run.blocks[:shared]
+        self._followed[after] = self._followed.get(after, 0) + 1
         return head
+
+
+def _last(blocks: Sequence[int], block: int) -> int:
+    """Where a block is, looked for from the end: what engines evict is there."""
+    return next(at for at in range(len(blocks) - 1, -1, -1) if blocks[at] == block)

@@ -58,7 +58,7 @@ class Truth:
 
     def sent(self, session: str, engine: Backend, blocks: Blocks) -> None:
         """A prompt is being sent to an engine under the name of `session`."""
-        if engine.holdings is not None and blocks.tokens_each > 0:
+        if engine.holdings is not None and blocks.hashes:
             self._engines.setdefault(engine, _Told()).sent(session, blocks)
 
     def stored(self, engine: Backend, event: Stored, depth: int | None) -> None:
@@ -113,7 +113,7 @@ class Truth:
         What is stored is the prompt's end, unless the prompt is computed in several steps: the smallest guess holds.
         """
         whole = int(len(blocks.hashes) * blocks.tokens_each / event.block_tokens)
-        depth = max(1, whole - len(event.hashes))
+        depth = max(1, whole - len(event.hashes) - event.more)
         if len(told.guessed) >= MOST_GUESSES:
             told.guessed.clear()
         depth = told.guessed[event.parent] = min(depth, told.guessed.get(event.parent, depth))
@@ -121,10 +121,11 @@ class Truth:
 
 
 def overlaps(blocks: Blocks, event: Stored, depth: int) -> Iterator[tuple[BlockHash, Sequence[int]]]:
-    """Which blocks of a prompt end in each of an engine's; what goes beyond the last one, there too."""
+    """Which blocks of a prompt end in each of an engine's; what goes beyond the last, there too, unless more come."""
     ends: dict[int, list[int]] = {}
     size, last = event.block_tokens / blocks.tokens_each, len(event.hashes) - 1
-    for number in range(int(depth * size), min(len(blocks.hashes), int((depth + last + 1) * size) + 1)):
+    beyond = int((depth + last + 1) * size) + (not event.more)
+    for number in range(int(depth * size), min(len(blocks.hashes), beyond)):
         place = max(0, min(last, ceil((number + 1) / size) - 1 - depth))
         ends.setdefault(place, []).append(blocks.hashes[number])
     return ((event.hashes[place], tuple(inside)) for place, inside in ends.items())

@@ -15,7 +15,7 @@ from router.errors import EngineTimeout, Leg
 from router.fleet.fleet import Fleet
 from router.fleet.pairs import Pairs
 from router.scaling.autoscaler import Autoscaler, Capacity
-from router.scaling.pace import Pace
+from router.scaling.work import PrefillWork
 from router.settings import Admission, Autoscale, PairRules, Role
 from router.telemetry.events import Journey, Observers, RouteKind
 from tests.support.builders import MODEL, a_backend
@@ -32,7 +32,7 @@ class Site:
         self.pairs = Pairs(PairRules(failures=1))
         line = Line(Admission(), self.clock)
         permits = Permits(Admission(prefill_permits=0))
-        self.autoscaler = Autoscaler(self.fleet, line.depth, Pace(), Autoscale(), Capacity(1000, 10), self.clock)
+        self.autoscaler = Autoscaler(self.fleet, line.depth, PrefillWork(), Autoscale(), Capacity(1000, 10), self.clock)
         self.console = Console(
             self.fleet, self.pairs, permits, line, self.recent, self.autoscaler, lambda: "auto", self.clock
         )

@@ -18,7 +18,7 @@ from router.errors import RequestError
 from router.fleet.fleet import Fleet
 from router.fleet.pairs import Pairs
 from router.scaling.autoscaler import Autoscaler, Capacity
-from router.scaling.pace import Pace
+from router.scaling.work import PrefillWork
 from router.settings import Admission, Autoscale, PairRules, Role
 from tests.support.builders import a_backend
 
@@ -30,7 +30,7 @@ def now() -> float:
 @pytest.fixture
 async def client() -> AsyncIterator[httpx.AsyncClient]:
     fleet, line = Fleet([a_backend(Role.DECODE, 8201)]), Line(Admission(), now)
-    autoscaler = Autoscaler(fleet, line.depth, Pace(), Autoscale(), Capacity(1000, 10), now)
+    autoscaler = Autoscaler(fleet, line.depth, PrefillWork(), Autoscale(), Capacity(1000, 10), now)
     pairs, permits = Pairs(PairRules()), Permits(Admission())
     view = Console(fleet, pairs, permits, line, Recent(now), autoscaler, lambda: "auto", now)
     app = FastAPI()

@@ -4,14 +4,14 @@ from fastapi import FastAPI
 from router.edge.scaling import scaling
 from router.fleet.fleet import Fleet
 from router.scaling.autoscaler import Autoscaler, Capacity
-from router.scaling.pace import Pace
+from router.scaling.work import PrefillWork
 from router.settings import Autoscale, Role
 from tests.support.builders import MODEL, a_backend
 
 
 async def test_what_is_wanted_is_told_with_its_reason() -> None:
     fleet = Fleet([a_backend(Role.PREFILL, 1), a_backend(Role.DECODE, 2)])
-    autoscaler = Autoscaler(fleet, lambda _role, _model: 0, Pace(), Autoscale(), Capacity(1000, 10), lambda: 0.0)
+    autoscaler = Autoscaler(fleet, lambda _role, _model: 0, PrefillWork(), Autoscale(), Capacity(1000, 10), lambda: 0.0)
     app = FastAPI()
     app.include_router(scaling(autoscaler))
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://ops") as client:

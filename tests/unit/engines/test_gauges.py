@@ -41,6 +41,9 @@ def test_a_line_without_labels_counts() -> None:
         b"not_vllm:generation_tokens_total 3",
         b"vllm:generation_tokens_total{} 1.2.3",
         b"# vllm:generation_tokens_total 3",
+        b"vllm:generation_tokens_total 1e999",
+        b"vllm:generation_tokens_total 1\nvllm:num_requests_running 1e999",
+        b"vllm:generation_tokens_total 1\nvllm:num_requests_running 1e308\nvllm:num_requests_running 1e308",
     ],
 )
 def test_other_pages_tell_nothing(page: bytes) -> None:

@@ -79,7 +79,7 @@ def test_a_lease_of_an_engine_on_trial_is_its_only_one() -> None:
         (ClientGone(), Outcome.CLIENT_GONE),
         (asyncio.CancelledError(), Outcome.CLIENT_GONE),
         (KeyboardInterrupt(), Outcome.CLIENT_GONE),
-        (ZeroDivisionError(), Outcome.UPSTREAM_ERROR),
+        (ZeroDivisionError(), Outcome.INTERNAL_ERROR),
     ],
 )
 def test_what_a_block_ended_with_is_an_outcome(error: BaseException | None, outcome: Outcome) -> None:

@@ -104,6 +104,7 @@ async def test_a_bad_health_is_why_an_engine_is_out(engine: respx.MockRouter, an
         (httpx.Response(200, json={"data": [{"id": 5}]}), "/v1/models is not a list of models"),
         (httpx.Response(200, json={"data": ["m"]}), "/v1/models is not a list of models"),
         (httpx.Response(200, content=b"\xff\xfe"), "/v1/models is not a list of models"),
+        (httpx.Response(200, content=b"[" * 100_000), "/v1/models is not a list of models"),
     ],
 )
 async def test_an_engine_without_a_list_of_models_is_out(
@@ -263,6 +264,24 @@ async def test_an_engine_that_is_down_is_probed_more_often_so_that_it_is_soon_ba
     gaps = await pauses(a_backend(probes=RULES, up=False), span_s=15)
     assert 24 <= len(gaps) <= 37
     assert all(0.4 <= gap <= 0.65 for gap in gaps)
+
+
+@virtual_time
+async def test_a_probe_that_nobody_foresaw_to_fail_is_followed_by_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    probes: list[str] = []
+
+    async def probe(backend: Backend) -> None:
+        probes.append(backend.id)
+        raise ZeroDivisionError
+
+    one, other = a_backend(port=1, probes=RULES), a_backend(port=2, probes=RULES)
+    async with prober(one, other) as probing:
+        monkeypatch.setattr(probing, "probe", probe)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(probing.run(), 20)
+    assert min(probes.count(one.id), probes.count(other.id)) >= 8
 
 
 def silent() -> Backend:

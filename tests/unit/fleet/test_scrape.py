@@ -137,6 +137,19 @@ async def test_each_engine_is_read_once_an_interval_and_they_are_spread_over_it(
 
 
 @virtual_time
+async def test_one_odd_page_ends_no_reading(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    odd, other = a_backend(port=1), a_backend(port=2)
+    monkeypatch.setattr(odd.unfinished, "note", lambda *_: 1 / 0)
+    async with httpx.AsyncClient() as client:
+        with respx.mock() as engines:
+            engines.get(url__regex=".*/metrics").respond(text=PAGE)
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(Scraper(Fleet([odd, other]), client, Scrapes(interval_s=1.0), now).run(), 3.1)
+            assert other.progress.read_at == pytest.approx(now() - 0.1)
+    assert {record.message for record in caplog.records} == {"background work failed"}
+
+
+@virtual_time
 async def test_a_fleet_without_engines_is_waited_for() -> None:
     async with httpx.AsyncClient() as client:
         with pytest.raises(TimeoutError):

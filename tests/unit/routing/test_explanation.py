@@ -3,7 +3,7 @@ from dataclasses import dataclass
 
 from router.call import Call
 from router.routing.disaggregation import Reason
-from router.routing.explanation import Watch, unmoved
+from router.routing.explanation import Witness, unmoved
 from router.routing.policies.round_robin import RoundRobin
 from router.settings import Role, Routing
 from tests.support.builders import a_backend, a_call
@@ -11,14 +11,14 @@ from tests.support.builders import a_backend, a_call
 ENGINES = [a_backend("prefill", port) for port in (1, 2, 3)]
 
 
-def test_a_policy_that_is_watched_picks_as_it_would_and_is_told_of_nothing() -> None:
-    watch, policy, call = Watch(), RoundRobin(), a_call()
+def test_a_policy_that_is_witnessed_picks_as_it_would_and_is_told_of_nothing() -> None:
+    witness, policy, call = Witness(), RoundRobin(), a_call()
     policy.took(call, ENGINES[0])
-    watched = watch.policy("round_robin", policy)
-    assert watched.pick(ENGINES, call) is policy.pick(ENGINES, call) is ENGINES[1]
-    watched.took(call, ENGINES[1])
+    witnessed = witness.policy("round_robin", policy)
+    assert witnessed.pick(ENGINES, call) is policy.pick(ENGINES, call) is ENGINES[1]
+    witnessed.took(call, ENGINES[1])
     assert policy.pick(ENGINES, call) is ENGINES[1]
-    (pick,) = watch.picks
+    (pick,) = witness.picks
     assert (pick.pool, pick.policy, pick.candidates, pick.picked) == (Role.PREFILL, "round_robin", ENGINES, ENGINES[1])
     assert pick.weights == policy.weigh(ENGINES, call)
 
@@ -31,13 +31,13 @@ class Weather:
 
 
 def test_whatever_the_rule_is_given_is_kept() -> None:
-    watch, call, rules = Watch(), a_call(), Routing()
+    witness, call, rules = Witness(), a_call(), Routing()
 
     def rule(_: Call, weather: Weather, __: Routing) -> tuple[bool, Reason]:
         return weather.rain, Reason.NOVEL_PROMPT
 
-    assert watch.rule(rule)(call, Weather(rain=True), rules) == (True, Reason.NOVEL_PROMPT)
-    (judgement,) = watch.judgements
+    assert witness.rule(rule)(call, Weather(rain=True), rules) == (True, Reason.NOVEL_PROMPT)
+    (judgement,) = witness.judgements
     assert (judgement.remote, judgement.reason, judgement.facts) == (True, Reason.NOVEL_PROMPT, [Weather(rain=True)])
 
 

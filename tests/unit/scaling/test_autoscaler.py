@@ -5,7 +5,7 @@ from typing import Any
 from router.fleet.backend import Backend
 from router.fleet.fleet import Fleet
 from router.scaling.autoscaler import Autoscaler, Capacity
-from router.scaling.pace import Pace
+from router.scaling.work import PrefillWork
 from router.settings import Autoscale, Role
 from tests.support.builders import MODEL, a_backend
 
@@ -18,11 +18,11 @@ class Site:
         self.prefill = [a_backend(Role.PREFILL, port) for port in (1, 2)]
         self.decode = [a_backend(Role.DECODE, port) for port in (11, 12)]
         self.fleet = Fleet([*self.prefill, *self.decode])
-        self.pace = Pace()
+        self.work = PrefillWork()
         self.waiting: Counter[Role] = Counter()
         made = Autoscale(**({"window_s": 10, "scale_in_after_s": 60} | rules))
         self.autoscaler = Autoscaler(
-            self.fleet, lambda role, _: self.waiting[role], self.pace, made, Capacity(1000, 10), lambda: self.now
+            self.fleet, lambda role, _: self.waiting[role], self.work, made, Capacity(1000, 10), lambda: self.now
         )
 
     def after(self, seconds: float, *, tokens: int = 0, requests: int = 0) -> dict[str, Any]:
@@ -122,15 +122,19 @@ def test_several_models_have_pools_of_their_own() -> None:
     assert site.autoscaler.describe()["models"]["other"].keys() == {"aggregated"}
 
 
-async def test_it_looks_until_it_is_cancelled() -> None:
-    looked = asyncio.Event()
+async def test_it_looks_until_it_is_cancelled_also_after_a_look_that_failed() -> None:
+    looked, looks = asyncio.Event(), 0
 
     def waiting(_role: Role, _model: str) -> int:
+        nonlocal looks
+        looks += 1
+        if looks == 1:
+            raise ZeroDivisionError
         looked.set()
         return 0
 
     fleet, rules = Fleet([a_backend(Role.DECODE, 1)]), Autoscale(interval_s=0.001)
-    autoscaler = Autoscaler(fleet, waiting, Pace(), rules, Capacity(1000, 10), lambda: 0.0)
+    autoscaler = Autoscaler(fleet, waiting, PrefillWork(), rules, Capacity(1000, 10), lambda: 0.0)
     async with asyncio.TaskGroup() as group:
         looking = group.create_task(autoscaler.run())
         await looked.wait()

@@ -4,8 +4,8 @@ from typing import Any
 import pytest
 
 from router.engines.gauges import Gauges
-from router.scaling.pace import Done
 from router.scaling.watch import Look, Watch
+from router.scaling.work import Done
 
 GUESS = 20_000.0
 

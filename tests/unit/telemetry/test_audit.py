@@ -1,3 +1,4 @@
+import asyncio
 import logging
 from types import SimpleNamespace
 from typing import cast
@@ -12,6 +13,7 @@ from router.exchange.release import Releases
 from router.exchange.warm_up import WarmUps
 from router.fleet.fleet import Fleet
 from router.settings import Admission, Role
+from router.telemetry import audit as room
 from router.telemetry.audit import LOOKS, RULES, SPARE, Audit
 from tests.support.builders import a_backend
 
@@ -110,3 +112,21 @@ def test_what_is_wrong_is_counted_each_time_and_told_once(caplog: pytest.LogCapt
         here.audit.look()
         here.audit.look()
     assert (here.counted()["permits"], len(caplog.records)) == (2, 1)
+
+
+async def test_a_look_that_failed_is_followed_by_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    here, again, looks = Site(), asyncio.Event(), 0
+
+    def look() -> None:
+        nonlocal looks
+        looks += 1
+        if looks == 1:
+            raise ZeroDivisionError
+        again.set()
+
+    monkeypatch.setattr(room, "INTERVAL_S", 0)
+    monkeypatch.setattr(here.audit, "look", look)
+    async with asyncio.TaskGroup() as group:
+        looking = group.create_task(here.audit.run())
+        await again.wait()
+        looking.cancel()

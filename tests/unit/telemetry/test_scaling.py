@@ -2,7 +2,7 @@ from prometheus_client import CollectorRegistry
 
 from router.fleet.fleet import Fleet
 from router.scaling.autoscaler import Autoscaler, Capacity
-from router.scaling.pace import Pace
+from router.scaling.work import PrefillWork
 from router.settings import Autoscale, Role
 from router.telemetry.scaling import ScalingMetrics
 from tests.support.builders import MODEL, a_backend
@@ -10,7 +10,7 @@ from tests.support.builders import MODEL, a_backend
 
 def test_what_is_wanted_is_shown_by_model_and_pool() -> None:
     fleet = Fleet([a_backend(Role.PREFILL, 1), a_backend(Role.DECODE, 2), a_backend(Role.DECODE, 3)])
-    autoscaler = Autoscaler(fleet, lambda _role, _model: 0, Pace(), Autoscale(), Capacity(1000, 10), lambda: 0.0)
+    autoscaler = Autoscaler(fleet, lambda _role, _model: 0, PrefillWork(), Autoscale(), Capacity(1000, 10), lambda: 0.0)
     registry = CollectorRegistry()
     registry.register(ScalingMetrics(autoscaler))
     labels = {"model": MODEL, "pool": "decode"}

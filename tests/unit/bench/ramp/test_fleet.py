@@ -1,7 +1,7 @@
 from router.bench.ramp.fleet import ElasticFleet, Shape
 from router.bench.replay.timeline import Timeline
 from router.bench.replay.trace import MODEL, Request
-from router.scaling.pace import Pace
+from router.scaling.work import PrefillWork
 from router.settings import Role
 
 D = Role.DECODE
@@ -10,7 +10,7 @@ SHAPE = Shape({Role.PREFILL: "h100", D: "h200"}, {Role.PREFILL: 100_000, D: 100_
 
 def test_engines_take_a_while_to_come() -> None:
     timeline = Timeline()
-    elastic = ElasticFleet(timeline, SHAPE, Pace())
+    elastic = ElasticFleet(timeline, SHAPE, PrefillWork())
     elastic.add(D)
     elastic.scale(D, 3)
     elastic.scale(D, 3)
@@ -21,7 +21,7 @@ def test_engines_take_a_while_to_come() -> None:
 
 def test_what_is_not_wanted_any_more_does_not_come() -> None:
     timeline = Timeline()
-    elastic = ElasticFleet(timeline, SHAPE, Pace())
+    elastic = ElasticFleet(timeline, SHAPE, PrefillWork())
     elastic.add(D)
     elastic.scale(D, 3)
     elastic.scale(D, 1)
@@ -30,8 +30,8 @@ def test_what_is_not_wanted_any_more_does_not_come() -> None:
 
 
 def test_the_idlest_engine_goes_and_ends_what_it_has() -> None:
-    timeline, pace = Timeline(), Pace()
-    elastic = ElasticFleet(timeline, SHAPE, pace)
+    timeline, work = Timeline(), PrefillWork()
+    elastic = ElasticFleet(timeline, SHAPE, work)
     for role in (Role.PREFILL, D, D):
         elastic.add(role)
     elastic.submit(Request(0.0, 1000, 50, (1, 2)))
@@ -40,12 +40,12 @@ def test_the_idlest_engine_goes_and_ends_what_it_has() -> None:
     assert [at > ttft > 0 for at, ttft in elastic.ttft_s] == [False]
     assert len(elastic.ttft_s) == 1
     assert all(not backend.load.requests for backend in elastic.fleet.backends)
-    assert (pace.of(MODEL).tokens, pace.of(MODEL).busy_s > 0) == (1000, True)
+    assert (work.of(MODEL).tokens, work.of(MODEL).busy_s > 0) == (1000, True)
 
 
 def test_decode_engines_tell_of_themselves() -> None:
     timeline = Timeline()
-    elastic = ElasticFleet(timeline, SHAPE, Pace())
+    elastic = ElasticFleet(timeline, SHAPE, PrefillWork())
     for role in (Role.PREFILL, D):
         elastic.add(role)
     elastic.submit(Request(0.0, 1000, 500, (1, 2)))

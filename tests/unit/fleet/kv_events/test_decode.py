@@ -48,6 +48,10 @@ def test_events_as_arrays_from_the_oldest_form_to_the_longest() -> None:
     assert read(["AllBlocksCleared"]) == [Cleared()]
 
 
+def test_nothing_is_stored_where_no_block_is_named() -> None:
+    assert read(STORED | {"block_hashes": []}, ["BlockStored", [], None, [], 4]) == []
+
+
 def test_hashes_may_be_whole_digests() -> None:
     assert read(STORED | {"block_hashes": [b"\1" * 32], "parent_block_hash": None}) == [
         Stored([b"\1" * 32], None, 4, "r-1")
@@ -79,6 +83,13 @@ def test_kinds_and_fields_that_are_not_known_are_passed_over() -> None:
         packed(["BlockStored", [1], None, [], 0]),
         packed({"type": "BlockRemoved"}),
         packed(["BlockStored", [1]]),
+        packed({"type": "BlockRemoved", "block_hashes": [1], "medium": 5}),
+        msgspec.msgpack.encode([float("inf"), []]),
+        msgspec.msgpack.encode([float("nan"), []]),
+        b"\x92\xcb" + bytes(8) + b"\x91" + b"\x91" * 5000 + b"\xc0",  # deeper than may be
+        b"\x92\xcb" + bytes(8) + b"\x91\x81\xa1\xff\x01",  # no UTF-8
+        b"\x92\xcb" + bytes(8) + b"\x91\x81\x80\x01",  # a map as a key
+        b"\x92\xcb" + bytes(8) + b"\x91\xd7\xff" + b"\xff" * 8,  # no time
     ],
 )
 def test_what_is_half_a_batch_is_none(payload: bytes) -> None:

@@ -150,6 +150,13 @@ async def test_a_batch_that_cannot_be_read_is_missing() -> None:
     assert one.holdings.complete is False
 
 
+async def test_a_first_batch_that_cannot_be_read_leaves_something_unknown() -> None:
+    one = Followed()
+    await one.take((0, b"\xc1"), stored(1))
+    assert one.heard.told == ["lost", (1, 0)]
+    assert one.holdings.complete is False
+
+
 async def test_the_loop_has_its_turn_within_a_burst() -> None:
     one, turns = Followed(), 0
     hashes = list(range(room.SLICE_BLOCKS // 2))
@@ -160,6 +167,21 @@ async def test_the_loop_has_its_turn_within_a_burst() -> None:
             turns += 1
             await asyncio.sleep(0)
     assert turns >= 10
+
+
+@pytest.mark.parametrize("kind", ["BlockStored", "BlockRemoved"])
+async def test_the_loop_has_its_turn_within_one_long_event(kind: str) -> None:
+    one, turns = Followed(), 0
+    hashes = list(range(10 * room.SLICE_BLOCKS))
+    event = {"type": kind, "block_hashes": hashes, "parent_block_hash": None, "block_size": 16}
+    async with asyncio.TaskGroup() as group:
+        taking = group.create_task(one.take(batch(0, event)))
+        while not taking.done():
+            turns += 1
+            await asyncio.sleep(0)
+    assert turns >= 10
+    assert one.holdings.tokens == (16 * len(hashes) if kind == "BlockStored" else 0)
+    assert one.holdings.apply(Stored([-1], hashes[-1], 16)) == (len(hashes) if kind == "BlockStored" else None)
 
 
 async def test_an_address_that_cannot_be_had_is_tried_again(
@@ -179,6 +201,27 @@ async def test_an_address_that_cannot_be_had_is_tried_again(
     with pytest.raises(asyncio.CancelledError):
         await one.run()
     assert [record.message for record in caplog.records] == ["KV events cannot be received"] * 2
+
+
+async def test_what_nobody_foresaw_ends_no_following(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(room, "PAUSE_S", 0)
+    one, turns = Followed(), 0
+    await one.take(stored(0))
+
+    async def follow() -> None:
+        nonlocal turns
+        turns += 1
+        if turns == 2:
+            raise asyncio.CancelledError
+        raise IndexError
+
+    monkeypatch.setattr(one, "_follow", follow)
+    with pytest.raises(asyncio.CancelledError):
+        await one.run()
+    assert (one.heard.told, one.holdings.complete) == ([(0, 0), "lost"], False)
+    assert [record.message for record in caplog.records] == ["background work failed", "KV events are missing"]
 
 
 @pytest.mark.parametrize("frames", [[], [b"kv", b"12345678"], [b"kv", b"", b"payload"], [b"kv", b"123456789", b"p"]])

@@ -115,7 +115,13 @@ def test_blocks_stand_for_their_share_of_the_tokens() -> None:
 
 def test_a_prompt_shorter_than_a_block_has_none() -> None:
     assert hashes(a_completion(prompt="short")) == []
-    assert blocks(a_call(messages=[]), 0).tokens_each == 0
+    assert hashes(a_call(messages=[])) == []
+
+
+def test_what_has_no_tokens_has_no_blocks_however_long_it_is() -> None:
+    for call in (a_call(messages=[], documents=[LONG]), a_completion(prompt=[{"text": LONG}])):
+        made = blocks(call, call.prompt_tokens)
+        assert (call.prompt_tokens, list(made.hashes), made.tokens_each) == (0, [], BLOCK_TOKENS)
 
 
 JSON = st.recursive(

@@ -277,6 +277,13 @@ def test_after_everything_is_settled_what_succeeded_is_held(order: str, steps: l
     assert index.blocks_of(A) == len(heads)
 
 
+def test_a_prompt_without_blocks_is_nothing_to_remember() -> None:
+    index = an_index()
+    expectation = index.expect(A, Blocks((), 0))
+    expectation.confirm(tokens_after=9)
+    assert (index.held(prompt("a")), index.tokens_of(A, 1)) == ({}, 0)
+
+
 def test_what_was_new_is_what_an_engine_was_given() -> None:
     index = an_index()
     for text in ("abcd", "abcx", "abcx"):
@@ -306,6 +313,15 @@ def test_what_an_engine_has_evicted_is_forgotten_there() -> None:
     index.forget(A, [*blocks.hashes[2:], 12345])
     index.forget(C, blocks.hashes)
     assert index.held(blocks) == {A: 2, B: 4}
+
+
+def test_a_lookup_is_right_after_an_eviction_before_a_turn_that_came_later() -> None:
+    index = an_index()
+    for turn in ("abcd", "abcdefgh", "abcdefghijklmnop"):
+        index.expect(A, prompt(turn)).confirm(tokens_after=5)
+    index.forget(A, prompt("abc").hashes[2:])
+    assert index.held(prompt("abcdefghijklmnop")) == {A: 2}
+    assert index.tokens_of(A, 1) == 2
 
 
 def test_what_an_engine_is_thought_to_hold_in_tokens() -> None:

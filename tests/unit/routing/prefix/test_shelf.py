@@ -1,5 +1,8 @@
 from itertools import accumulate
 
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from router.routing.prefix.shelf import Shelf
 from tests.support.builders import a_backend
 
@@ -71,3 +74,34 @@ def test_prompts_that_go_on_from_a_block_are_counted() -> None:
     assert shelf.sharing == {7: 1}
     shelf.shares_no_more(7)
     assert shelf.sharing == {}
+
+
+def test_what_was_evicted_takes_with_it_what_follows_in_other_runs() -> None:
+    shelf = a_shelf("abcd", "abcdef", "abcdeg", "abx")
+    assert set(shelf.evict([prompt("abcd")[2]])) == {*prompt("abcdef")[2:], *prompt("abcdeg")[2:]}
+    assert set(shelf.blocks()) == set(prompt("abx"))
+    assert shelf.evict(prompt("abcdef")[2:]) == []
+    assert set(shelf.evict(prompt("a"))) == set(prompt("abx"))
+    assert (len(shelf), shelf._runs, shelf._followed) == (0, {}, {})
+
+
+TEXTS = st.text("ab", min_size=1, max_size=5)
+
+
+@settings(max_examples=300)
+@given(st.lists(st.tuples(st.sampled_from(["use", "use", "evict", "forget"]), TEXTS), min_size=3, max_size=20))
+def test_every_block_has_all_before_it_whatever_is_used_evicted_and_forgotten(steps: list[tuple[str, str]]) -> None:
+    shelf, plain = a_shelf(), set[str]()
+    name = {block: head for _, text in steps for head, block in zip(accumulate(text), prompt(text), strict=True)}
+    for what, text in steps:
+        if what == "use":
+            shelf.use(prompt(text), None)
+            plain |= {*accumulate(text)}
+        elif what == "evict":
+            gone = [name[block] for block in shelf.evict(prompt(text)[-1:])]
+            assert sorted(gone) == sorted(held for held in plain if held.startswith(text))
+            plain -= {*gone}
+        elif len(shelf):
+            plain -= {name[block] for block in shelf.forget(1)}
+        assert {name[block] for block in shelf.blocks()} == plain
+        assert all(text[:-1] in plain for text in plain if text[:-1])

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from router.call import Blocks
 from router.fleet.backend import Backend
-from router.fleet.kv_events.events import Cleared, Event, Removed, Stored
+from router.fleet.kv_events.events import Cleared, Event, Removed, Stored, slices
 from router.routing.prefix import truth as room
 from router.routing.prefix.index import PrefixIndex
 from router.routing.prefix.truth import Truth, overlaps
@@ -153,8 +153,8 @@ def test_engines_without_events_are_not_remembered() -> None:
     assert truth._engines == {}
 
 
-def test_a_prompt_without_tokens_is_not_remembered(play: Play) -> None:
-    play.truth.sent("r-1", play.engine, prompt("abcd", tokens_each=0))
+def test_a_prompt_without_blocks_is_not_remembered(play: Play) -> None:
+    play.truth.sent("r-1", play.engine, prompt(""))
     assert play.truth._engines == {}
 
 
@@ -176,6 +176,18 @@ def test_engines_that_never_evict_take_no_more_memory(play: Play, monkeypatch: p
         play.happens(Stored([parent + 1000], parent, 20, "r-1"))
     told = play.truth._engines[play.engine]
     assert (len(told.inside), list(told.guessed)) == (3, [104])
+
+
+def test_slices_of_an_event_behind_what_nobody_heard_of_lie_where_all_of_it_does() -> None:
+    whole, sliced = Play(), Play()
+    event = Stored(list(range(5, 11)), 4, 10, "r-1")
+    for one, parts in ((whole, [event]), (sliced, slices(event, 2))):
+        one.send("r-1", prompt("abcdefghij"))
+        for part in parts:
+            one.happens(part)
+    told = [one.truth._engines[one.engine].inside for one in (whole, sliced)]
+    assert told[0] == told[1]
+    assert [*told[0]] == event.hashes
 
 
 def test_the_estimate_in_tokens(play: Play) -> None:

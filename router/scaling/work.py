@@ -7,10 +7,8 @@ So the figure is right however much or little there is to do.
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from router.routing.disaggregation import MISSED
 from router.telemetry.events import Journey, RouteKind, Stage
-
-MISSED = frozenset({"prefill_saturated", "prefill_unavailable"})
-"""Decisions by which another pool computes what prefill should have."""
 
 
 @dataclass(slots=True)
@@ -24,7 +22,7 @@ class Done:
     missed_tokens: int = 0
 
 
-class Pace:
+class PrefillWork:
     """What prefill engines did, by model."""
 
     stages = frozenset({Stage.CHOSEN, Stage.PREFILLED, Stage.COMMITTED})
