@@ -220,8 +220,9 @@ class Assembly:
 
     @cached_property
     def operations(self) -> FastAPI:
+        limits = replace(self._limits, key=None)  # whoever may ask here needs no client's key
         changes = controls(self.membership, self.fleet, self.chooser, self._operators, CLOCK)
-        changes.routes.append(Explain(self.gateway, self._explainer, self._operators, self._limits, self._ids).route)
+        changes.routes.append(Explain(self.gateway, self._explainer, self._operators, limits, self._ids).route)
         made = operations_app(self.fleet, self.pairs, self.readiness, self.registry, changes, CLOCK)
         for routes in (scaling(self.autoscaler), console(self._view, self.readiness, self._operators)):
             made.include_router(routes)
