@@ -222,8 +222,8 @@ class Assembly:
     def operations(self) -> FastAPI:
         limits = replace(self._limits, key=None)  # whoever may ask here needs no client's key
         changes = controls(self.membership, self.fleet, self.chooser, self._operators, CLOCK)
-        changes.routes.append(Explain(self.gateway, self._explainer, self._operators, limits, self._ids).route)
         made = operations_app(self.fleet, self.pairs, self.readiness, self.registry, changes, CLOCK)
+        made.routes.append(Explain(self.gateway, self._explainer, self._operators, limits, self._ids).route)
         for routes in (scaling(self.autoscaler), console(self._view, self.readiness, self._operators)):
             made.include_router(routes)
         return made

@@ -70,9 +70,9 @@ async def test_the_command_tells_what_the_gateway_does(tmp_path: Path) -> None:
 async def test_operators_need_no_key_of_clients(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PD_ROUTER_API_KEY", "client-key")
     monkeypatch.setenv("OPS_TOKEN", "ops-token")
-    body = {"model": MODEL, "messages": [{"role": "user", "content": "x"}]}
+    body = {"model": MODEL, "messages": [{"role": "user", "content": words(20_000, "more than changes may say")}]}
     (tmp_path / "body.json").write_text(json.dumps(body))
-    secret = {"environ": os.environ, "ops": {"port": 0, "token_env": "OPS_TOKEN"}}
+    secret: dict[str, Any] = {"environ": os.environ, "ops": {"port": 0, "token_env": "OPS_TOKEN"}}
     async with site(engine("prefill"), engine("decode"), routing=AWARE, **secret) as here:
         command = ("explain", str(tmp_path / "body.json"), "--ops", here.gateway.ops_url, "--token-env", "OPS_TOKEN")
         asked = await asyncio.create_subprocess_exec(
