@@ -328,8 +328,8 @@ class Assembly:
 
     @cached_property
     def _view(self) -> Console:
-        mode = lambda: self.chooser.modes.mode  # noqa: E731
-        return Console(self.fleet, self.pairs, self.permits, self.line, self._recent, self.autoscaler, mode, CLOCK)
+        modes = lambda: self.chooser.modes  # noqa: E731
+        return Console(self.fleet, self.pairs, self.permits, self.line, self._recent, self.autoscaler, modes, CLOCK)
 
     @cached_property
     def _explainer(self) -> Explainer:

@@ -4,7 +4,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from router.admission.line import Line
@@ -14,6 +14,7 @@ from router.console.verdict import PoolNow, verdict
 from router.fleet.backend import Backend
 from router.fleet.fleet import Fleet
 from router.fleet.pairs import Pairs
+from router.routing.modes import Modes
 from router.scaling.autoscaler import Autoscaler
 from router.scaling.pace import MISSED
 from router.settings import Role
@@ -64,7 +65,7 @@ def _has_work(backend: Backend) -> bool:
 
 @dataclass(slots=True)
 class Console:
-    """Where the tree comes from; `mode` tells the routing mode."""
+    """Where the tree comes from; `modes` tells those of the routing."""
 
     fleet: Fleet
     pairs: Pairs
@@ -72,7 +73,7 @@ class Console:
     line: Line
     recent: Recent
     autoscaler: Autoscaler
-    mode: Callable[[], str]
+    modes: Callable[[], Modes]
     clock: Clock
     busy: Busy = field(default_factory=Busy)
     _made: dict[str, Any] = field(default_factory=dict)
@@ -92,7 +93,7 @@ class Console:
         lately = self.recent.slots(LATELY_SLOTS)
         return {
             "at": round(time.time(), 1),
-            "mode": self.mode(),
+            **asdict(self.modes()),
             "verdict": {
                 "level": found.level.name.lower(),
                 "pool": found.pool.value if found.pool else None,
