@@ -9,7 +9,7 @@ import difflib
 import importlib.util
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from enum import StrEnum
 from ipaddress import ip_address
 from pathlib import Path
@@ -674,7 +674,7 @@ def load(
     added = flags.pop("backends", ())
     file_values = {} if config is None else _read_yaml(config)
     variables = {name.lower(): value for name, value in environ.items()}
-    faults = [*_unknown_variables(environ)]
+    faults: list[str] = []
 
     class Sources(Settings):
         @classmethod
@@ -694,12 +694,14 @@ def load(
     try:
         settings: Settings = Sources(**flags)
     except ValidationError as error:
-        faults += [_explain(fault) for fault in error.errors()]
+        faults = [_explain(fault) for fault in error.errors()]
         settings = Settings.model_construct()
     except EnvError as error:
-        raise SettingsError([*faults, f"environment: {error}: a JSON value is expected there"]) from None
-    backends, flag_faults = _added_backends(added, len(settings.backends))
-    faults += [*flag_faults, *_backend_faults((*settings.backends, *backends), settings.discovery, environ)]
+        raise SettingsError([f"environment: {error}: a JSON value is expected there"]) from None
+    added_backends, flag_faults = _added_backends(added, len(settings.backends))
+    backends = (*settings.backends, *added_backends)
+    faults = [*_unknown_variables(environ, _secrets_of(settings, backends)), *faults, *flag_faults]
+    faults += _backend_faults(backends, settings.discovery, environ)
     faults += _dns_faults(settings.discovery.dns, environ)
     faults += _key_faults(settings.listen, environ)
     if settings.tracing.otlp_endpoint and not can_trace():
@@ -708,7 +710,7 @@ def load(
         faults.append(f"ops.token_env: the environment variable {settings.ops.token_env} is not set")
     if faults:
         raise SettingsError(faults)
-    return Settings.model_construct(**dict(settings) | {"backends": (*settings.backends, *backends)})
+    return Settings.model_construct(**dict(settings) | {"backends": backends})
 
 
 def engine_key(backend: BackendSettings, environ: Mapping[str, str] | None = None) -> SecretStr | None:
@@ -778,15 +780,27 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return {str(key): value for key, value in values.items()}
 
 
-def _unknown_variables(environ: Mapping[str, str]) -> Iterator[str]:
-    """Misspelt `PD_ROUTER_*` variables. Kubernetes makes some of its own for a service called pd-router."""
-    for name in environ:
+def _secrets_of(settings: Settings, backends: Iterable[BackendSettings]) -> set[str | None]:
+    """The variables that settings name: they may be called as settings are."""
+    pools = settings.discovery.dns.pools.values() if settings.discovery.dns else ()
+    return {settings.listen.api_key_env, settings.ops.token_env, *(place.key_env for place in (*backends, *pools))}
+
+
+def _unknown_variables(environ: Mapping[str, str], named: Container[str | None]) -> Iterator[str]:
+    """Misspelt `PD_ROUTER_*` variables; those that are `named` are not."""
+    for name, value in environ.items():
         bare = name.removeprefix(ENV_PREFIX)
-        if name == bare or bare in OTHER_VARIABLES or re.match(r"(SERVICE_|PORT$|PORT_\d)", bare):
+        if name == bare or bare in OTHER_VARIABLES or name in named or _is_of_a_service(bare, value):
             continue
         section = bare.split("__")[0].lower()
         if section not in Settings.model_fields:
             yield f"{name}: unknown setting{_nearest(section, Settings.model_fields, ENV_PREFIX, str.upper)}"
+
+
+def _is_of_a_service(name: str, value: str) -> bool:
+    """Made by Kubernetes for a service that is called pd-router, or pd-router-something."""
+    numbered = re.match(r"(\w+_)?(SERVICE_(HOST|PORT)|PORT_\d)", name) is not None
+    return numbered or (name.endswith("PORT") and "://" in value)
 
 
 def _key_faults(listen: Listen, environ: Mapping[str, str]) -> Iterator[str]:

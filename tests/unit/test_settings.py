@@ -133,9 +133,36 @@ def test_unknown_variables_are_faults() -> None:
     ]
     assert faults(environ={"PD_ROUTER_ROUTING__MOD": "auto"}) == ["routing.mod: unknown setting; did you mean mode?"]
 
+    assert faults(environ={"PD_ROUTER_LISTEN_PORT": "9000"}) == [
+        "PD_ROUTER_LISTEN_PORT: unknown setting; did you mean PD_ROUTER_LISTEN?"
+    ]
+
+
+def test_a_variable_with_a_secret_may_be_called_as_settings_are() -> None:
+    environ = {"PD_ROUTER_OPS_TOKEN": "t", "PD_ROUTER_CLIENTS": "c", "PD_ROUTER_ENGINES": "e", "PD_ROUTER_DNS": "d"}
+    pool = {"name": "decode.internal", "port": 8200, "key_env": "PD_ROUTER_DNS"}
+    flags = {
+        "ops": {"token_env": "PD_ROUTER_OPS_TOKEN"},
+        "listen": {"api_key_env": "PD_ROUTER_CLIENTS"},
+        "backends": [DECODE | {"key_env": "PD_ROUTER_ENGINES"}],
+        "discovery": {"dns": {"decode": pool}},
+    }
+    load(flags=flags, environ=environ)
+    assert len(faults(environ=environ)) == len(environ), "those that nothing names are misspelt"
+
 
 @pytest.mark.parametrize(
-    "name", ["PD_ROUTER_CONFIG", "PD_ROUTER_SERVICE_HOST", "PD_ROUTER_PORT", "PD_ROUTER_PORT_8000_TCP", "OTHER"]
+    "name",
+    [
+        "PD_ROUTER_CONFIG",
+        "PD_ROUTER_SERVICE_HOST",
+        "PD_ROUTER_PORT",
+        "PD_ROUTER_PORT_8000_TCP",
+        "PD_ROUTER_METRICS_SERVICE_PORT_HTTP",
+        "PD_ROUTER_METRICS_PORT",
+        "PD_ROUTER_METRICS_PORT_8001_TCP_ADDR",
+        "OTHER",
+    ],
 )
 def test_variables_that_are_not_settings_are_left_alone(name: str) -> None:
     assert load(environ={name: "tcp://10.0.0.1:8000"}) == Settings()
