@@ -598,6 +598,12 @@ class Autoscale(Section):
             raise ValueError("scale_in_below must be below scale_out_above, or pools would grow and shrink in turns")
         return self
 
+    @model_validator(mode="after")
+    def _has_looks_to_compare(self) -> "Autoscale":
+        if self.window_s < 2 * self.interval_s:
+            raise ValueError("window_s must be at least 2 * interval_s: rates are differences between looks in it")
+        return self
+
     def size(self, role: Role) -> PoolSize:
         """The bounds of a pool."""
         return {Role.PREFILL: self.prefill, Role.DECODE: self.decode, Role.AGGREGATED: self.aggregated}[role]

@@ -377,6 +377,7 @@ def test_what_is_effective_can_be_a_file_again(tmp_path: Path) -> None:
     [
         ({"scale_in_below": 0.8}, "scale_in_below must be below scale_out_above"),
         ({"decode": {"min_replicas": 3, "max_replicas": 2}}, "min_replicas must not be above max_replicas"),
+        ({"interval_s": 40}, "window_s must be at least 2 \\* interval_s"),
         ({"prefill": {"min_replicas": 0}}, "greater than or equal to 1"),
     ],
 )
