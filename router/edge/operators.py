@@ -9,7 +9,7 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from router.errors import NotAllowed
 from router.settings import is_loopback
@@ -34,7 +34,7 @@ class Operators:
     def admit(self, headers: Mapping[str, str]) -> None:
         """Let a request do so; `headers` in lower case. Raises `NotAllowed`."""
         origin, host = headers.get("origin"), headers.get("host", "")
-        if origin is not None and urlsplit(origin).netloc != host:
+        if origin is not None and _parts(origin).netloc != host:
             raise NotAllowed("this cannot be asked for by another site's page")
         if self.token is not None:
             given = headers.get("authorization", "").removeprefix("Bearer ")
@@ -42,5 +42,12 @@ class Operators:
                 raise NotAllowed("this needs the token, as authorization: Bearer TOKEN", status=401)
         elif not is_loopback(self.host):
             raise NotAllowed("set ops.token_env to allow this on a listener that is not on loopback")
-        elif urlsplit(f"//{host}").hostname not in LOCAL_NAMES:
+        elif _parts(f"//{host}").hostname not in LOCAL_NAMES:
             raise NotAllowed("this must be asked for under a loopback address")
+
+
+def _parts(url: str) -> SplitResult:
+    try:
+        return urlsplit(url)
+    except ValueError:
+        raise NotAllowed("host and origin must be well-formed") from None

@@ -21,7 +21,7 @@ def test_on_loopback_whoever_is_there_may(host: str) -> None:
     assert status(Operators("127.0.0.1"), host=host) == 200
 
 
-@pytest.mark.parametrize("host", ["gateway.internal:8001", "evil.example", "127.0.0.1.evil.example", ""])
+@pytest.mark.parametrize("host", ["gateway.internal:8001", "evil.example", "127.0.0.1.evil.example", "[", "[::1", ""])
 def test_but_not_under_another_name(host: str) -> None:
     assert status(Operators("127.0.0.1"), host=host) == 403
 
@@ -33,6 +33,7 @@ def test_but_not_under_another_name(host: str) -> None:
         ("http://evil.example", 403),
         ("http://127.0.0.1:9000", 403),
         ("null", 403),
+        ("http://[", 403),
     ],
 )
 @pytest.mark.parametrize("token", [None, TOKEN])
