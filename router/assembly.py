@@ -64,6 +64,7 @@ from router.settings import (
     NO_KV_EVENTS,
     BackendSettings,
     Settings,
+    SettingsError,
     can_trace,
     clients_key,
     engine_key,
@@ -290,12 +291,22 @@ class Assembly:
     def _tracing(self) -> "OtlpTraces | None":
         if not self.settings.tracing.on(os.environ):
             return None
-        if not can_trace():  # the variables may be everybody's on this machine
-            log.warning("requests are not traced", extra={"facts": {"why": "pip install 'pd-router[otel]'"}})
+        if not can_trace():
+            self._warn_untraced("pip install 'pd-router[otel]'")
             return None
         from router.telemetry.tracing import OtlpTraces  # noqa: PLC0415 - only there with the extra, slow to import
 
-        return OtlpTraces(self.settings.tracing, CLOCK)
+        try:
+            return OtlpTraces(self.settings.tracing, CLOCK)
+        except ValueError as error:
+            self._warn_untraced(f"a variable of OpenTelemetry (OTEL_*) is not valid: {error}")
+            return None
+
+    def _warn_untraced(self, why: str) -> None:
+        """Variables may be everybody's on this machine; what the settings ask for is meant. Raises `SettingsError`."""
+        if self.settings.tracing.otlp_endpoint:
+            raise SettingsError([f"tracing: {why}"])
+        log.warning("requests are not traced", extra={"facts": {"why": why}})
 
     @cached_property
     def _observers(self) -> Observers:
@@ -391,5 +402,8 @@ class Assembly:
 
 
 def build(settings: Settings, log_lines: Lines | None = None) -> Assembly:
-    """A gateway of which everything is made, and nothing runs. Raises `InvalidRequest` for what settings lack."""
+    """A gateway of which everything is made, and nothing runs.
+
+    Raises `InvalidRequest` for what settings lack, `SettingsError` where what they ask for cannot be had.
+    """
     return Assembly(settings, log_lines).complete()

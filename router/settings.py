@@ -81,6 +81,16 @@ def _origin(url: str) -> str:
     return f"http://{host}:{parts.port or 80}"
 
 
+def _collector(url: str) -> str:
+    """Where spans can be posted to. Credentials go into `OTEL_EXPORTER_OTLP_HEADERS`."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:
+        raise ValueError("must look like http://collector:4318/v1/traces or https://...")
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("must be without credentials; OTEL_EXPORTER_OTLP_HEADERS takes them")
+    return url
+
+
 def _zmq_endpoint(endpoint: str) -> str:
     """An address for ZeroMQ to connect to, or to listen on."""
     if re.fullmatch(r"tcp://[^/\s]+:\d{1,5}|ipc://\S+", endpoint) is None:
@@ -119,6 +129,7 @@ def _variable(name: str) -> str:
 
 
 Origin = Annotated[str, AfterValidator(_origin)]
+Collector = Annotated[str, AfterValidator(_collector)]
 Variable = Annotated[str, AfterValidator(_variable)]
 ZmqEndpoint = Annotated[str, AfterValidator(_zmq_endpoint)]
 DnsName = Annotated[str, AfterValidator(_dns_name)]
@@ -619,7 +630,7 @@ class Log(Section):
 class Tracing(Section):
     """Traces of requests; all else of them is set by OpenTelemetry's own variables (`OTEL_*`)."""
 
-    otlp_endpoint: str | None = Field(
+    otlp_endpoint: Collector | None = Field(
         None,
         description="Where spans are sent, OTLP over HTTP: `http://collector:4318/v1/traces`; default: what "
         "`OTEL_EXPORTER_OTLP_ENDPOINT` says, and no tracing without either.",
@@ -738,7 +749,7 @@ def clients_key(listen: Listen, environ: Mapping[str, str] | None = None) -> Sec
             key = Path(listen.api_key_file).read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError) as error:
             why = error.strerror if isinstance(error, OSError) else "it is not text"
-            raise SettingsError([f"listen.api_key_file: {listen.api_key_file} cannot be read: {why}"]) from None
+            raise SettingsError([f"listen.api_key_file: the file cannot be read: {why}"]) from None
     return SecretStr(key) if key else None
 
 
@@ -822,7 +833,7 @@ def _key_faults(listen: Listen, environ: Mapping[str, str]) -> Iterator[str]:
         yield from error.faults
         return
     if key is None and listen.api_key_file is not None:
-        yield f"listen.api_key_file: {listen.api_key_file} is empty"
+        yield "listen.api_key_file: the file is empty"
     elif key is None and listen.require_key and not listen.on_loopback:
         yield (
             f"listen.require_key: clients on other machines could connect without a key: set {listen.api_key_env} or "
@@ -882,7 +893,7 @@ def _explain(fault: ErrorDetails, below: tuple[str | int, ...] = ()) -> str:
     if fault["type"] == "missing":
         return f"{key}: must be given"
     message = fault["msg"].removeprefix("Value error, ")
-    got = "" if key.endswith("_env") else f" (got {CREDENTIALS.sub('//***@', repr(fault['input']))})"
+    got = "" if key.endswith(("_env", "_key_file")) else f" (got {CREDENTIALS.sub('//***@', repr(fault['input']))})"
     return f"{key}: {message[0].lower()}{message[1:]}{got}"
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from router.assembly import Assembly, build
 from router.errors import InvalidRequest
-from router.settings import BackendSettings, Settings
+from router.settings import BackendSettings, Settings, SettingsError
 from router.telemetry.events import NoTraces
 from router.telemetry.tracing import OtlpTraces
 
@@ -50,6 +50,21 @@ async def test_requests_are_traced_where_that_is_possible(
     assert any(isinstance(observer, OtlpTraces) for observer in app.gateway.observers.all) is traced
     assert ("requests are not traced" in caplog.text) is (endpoint != "" and not traced)
     await app.traces.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("OTEL_BSP_MAX_QUEUE_SIZE", "1"), ("OTEL_BSP_SCHEDULE_DELAY", "-1"), ("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "x")],
+)
+def test_variables_that_the_exporter_refuses_stop_only_who_asked_for_traces(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://c:4318")
+    monkeypatch.setenv(name, value)
+    assert isinstance(build(settings()).traces, NoTraces)
+    assert "requests are not traced" in caplog.text
+    with pytest.raises(SettingsError, match="tracing: a variable of OpenTelemetry"):
+        build(settings(tracing={"otlp_endpoint": "http://c:4318/v1/traces"}))
 
 
 def test_an_engine_that_is_back_may_hand_over_with_everybody() -> None:

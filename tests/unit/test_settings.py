@@ -287,8 +287,8 @@ def test_the_key_for_clients_comes_from_a_variable_or_a_file(tmp_path: Path) -> 
     ("listen", "environ", "said"),
     [
         ({"api_key_env": "KEY"}, {}, "listen.api_key_env: the environment variable KEY is not set"),
-        ({"api_key_file": "/nowhere"}, {}, "listen.api_key_file: /nowhere cannot be read: No such file or directory"),
-        ({"api_key_file": "/dev/null"}, {}, "listen.api_key_file: /dev/null is empty"),
+        ({"api_key_file": "/nowhere"}, {}, "listen.api_key_file: the file cannot be read: No such file or directory"),
+        ({"api_key_file": "/dev/null"}, {}, "listen.api_key_file: the file is empty"),
         ({}, {"PD_ROUTER_API_KEY": "s3cret key"}, "listen: the key for clients must be printable ASCII without spaces"),
     ],
 )
@@ -344,7 +344,25 @@ def test_tracing_without_its_library_says_what_to_install(monkeypatch: pytest.Mo
     load(environ={"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318"})
 
 
+@pytest.mark.parametrize(
+    ("endpoint", "said"),
+    [
+        ("collector:4318", "must look like http://collector:4318/v1/traces"),
+        ("grpc://c:4317", "must look like http://collector:4318/v1/traces"),
+        ("http://", "must look like http://collector:4318/v1/traces"),
+        ("http://c:99999", "port out of range"),
+        ("https://u:p4ss@c/v1/traces", "must be without credentials"),
+    ],
+)
+def test_spans_are_sent_to_an_address_that_there_can_be(endpoint: str, said: str) -> None:
+    (fault,) = faults(flags={"tracing": {"otlp_endpoint": endpoint}})
+    assert fault.startswith(f"tracing.otlp_endpoint: {said}")
+    assert "p4ss" not in fault
+
+
 def test_secrets_in_the_wrong_place_are_not_repeated() -> None:
+    assert "s3cret" not in str(faults(flags={"listen": {"api_key_file": "s3cret"}}))
+    assert "s3cret" not in str(faults(flags={"listen": {"api_key_file": ["s3cret"]}}))
     backend = {"url": "http://user:p4ss@d:1", "role": "decode", "key_env": "sk-s3cret"}
     assert faults(flags={"backends": [backend]}) == [
         "backends.0.url: must be http://host:port without path, query or credentials (got 'http://***@d:1')",
