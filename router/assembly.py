@@ -222,11 +222,12 @@ class Assembly:
     @cached_property
     def operations(self) -> FastAPI:
         limits = replace(self._limits, key=None)  # whoever may ask here needs no client's key
-        changes = controls(self.membership, self.fleet, self.chooser, self._operators, CLOCK)
-        made = operations_app(self.fleet, self.pairs, self.readiness, self.registry, changes, CLOCK)
-        made.routes.append(Explain(self.gateway, self._explainer, self._operators, limits, self._ids).route)
-        for routes in (scaling(self.autoscaler), console(self._view, self.readiness, self._operators)):
-            made.include_router(routes)
+        operators = self._operators
+        made = operations_app(self.fleet, self.pairs, self.readiness, self.registry, operators, CLOCK)
+        made.include_router(controls(self.membership, self.fleet, self.chooser, operators, CLOCK))
+        made.include_router(scaling(self.autoscaler))
+        made.include_router(console(self._view, self.readiness, operators))
+        made.routes.append(Explain(self.gateway, self._explainer, operators, limits, self._ids).route)
         return made
 
     @cached_property

@@ -2,7 +2,8 @@
 browser.
 
 With a token configured, whoever has it. Without one, whoever reaches the loopback address, by that name: a page that a
-browser has open elsewhere names another host (DNS rebinding) or another origin (a forged request).
+browser has open elsewhere names another host (DNS rebinding) or another origin (a forged request). Of what can be read,
+only the former matters: a browser keeps other answers from a page of another origin.
 """
 
 import secrets
@@ -42,7 +43,11 @@ class Operators:
                 raise NotAllowed("this needs the token, as authorization: Bearer TOKEN", status=401)
         elif not is_loopback(self.host):
             raise NotAllowed("set ops.token_env to allow this on a listener that is not on loopback")
-        elif _parts(f"//{host}").hostname not in LOCAL_NAMES:
+        self.admit_name(headers)
+
+    def admit_name(self, headers: Mapping[str, str]) -> None:
+        """Let a request read something, by the name under which it asks. Raises `NotAllowed`."""
+        if self.terms == "loopback" and _parts(f"//{headers.get('host', '')}").hostname not in LOCAL_NAMES:
             raise NotAllowed("this must be asked for under a loopback address")
 
 

@@ -1,5 +1,7 @@
 import sys
+from collections.abc import Awaitable
 
+import httpx
 import pytest
 
 from router.assembly import Assembly, build
@@ -90,6 +92,19 @@ def test_events_are_followed_where_somebody_asks_what_engines_hold() -> None:
     assert build(settings()).kv_events is not None
     simple = {"prefill_policy": "round_robin", "decode_policy": "least_loaded"}
     assert build(settings(routing=simple)).kv_events is None
+
+
+async def test_pages_that_rebind_their_name_read_nothing_of_the_fleet() -> None:
+    def read(path: str, name: str) -> Awaitable[httpx.Response]:
+        return client.get(path, headers={"host": f"{name}:8001"})
+
+    app = build(settings()).operations
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost:8001") as client:
+        for path in ("/fleet", "/routing", "/autoscale", "/", "/console/state", "/console/main.js"):
+            assert [(await read(path, name)).status_code for name in ("localhost", "rebound.example")] == [200, 403]
+        for path in ("/healthz", "/metrics"):
+            assert [(await read(path, name)).status_code for name in ("localhost", "gateway")] == [200, 200]
 
 
 def test_a_complete_gateway_shows_all_its_metrics() -> None:

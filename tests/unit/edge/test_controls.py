@@ -37,8 +37,9 @@ def app(decode: Backend, chooser: Chooser, operators: Operators) -> FastAPI:
     members = Membership(
         fleet, prober, Pairs(PairRules()), lambda settings: Backend(settings, Probes(), now=5.0), lambda _: None
     )
-    routes = controls(members, fleet, chooser, operators, lambda: 5.0)
-    return operations_app(fleet, Pairs(PairRules()), Readiness(fleet), CollectorRegistry(), routes, lambda: 5.0)
+    made = operations_app(fleet, Pairs(PairRules()), Readiness(fleet), CollectorRegistry(), operators, lambda: 5.0)
+    made.include_router(controls(members, fleet, chooser, operators, lambda: 5.0))
+    return made
 
 
 @pytest.fixture

@@ -60,6 +60,13 @@ def test_the_token_is_in_no_repr() -> None:
     assert TOKEN not in repr(Operators("::", TOKEN))
 
 
+@pytest.mark.parametrize(("token", "listens_on"), [(TOKEN, "127.0.0.1"), (None, "0.0.0.0"), (TOKEN, "0.0.0.0")])
+def test_any_name_may_be_read_under_where_names_tell_nothing(token: str | None, listens_on: str) -> None:
+    Operators(listens_on, token).admit_name({"host": "gateway.internal:8001"})
+    with pytest.raises(NotAllowed):
+        Operators("127.0.0.1").admit_name({"host": "gateway.internal:8001"})
+
+
 @pytest.mark.parametrize(
     ("host", "token", "terms"),
     [("0.0.0.0", "t", "token"), ("127.0.0.1", "t", "token"), ("::1", None, "loopback"), ("0.0.0.0", None, "closed")],
