@@ -114,7 +114,7 @@ class Console:
         return [backend for backend in self.fleet.backends if backend.role is role]
 
     def _load(self, role: Role) -> float | None:
-        loads = [load for (_, pool), load in self.autoscaler.loads().items() if pool is role]
+        loads = [pool.demand.engines for pool in self.autoscaler.pools(role) if pool.demand is not None]
         return sum(loads) if loads else None
 
     def _pool_now(self, role: Role, now: float) -> PoolNow:
@@ -137,7 +137,7 @@ class Console:
         backends = self._of(role)
         free, taken = self.permits.of_pool(backends)
         load = self._load(role)
-        desired = [replicas for _, pool, replicas in self.autoscaler.desired() if pool is role]
+        desired = [pool.desired.replicas for pool in self.autoscaler.pools(role)]
         return {
             "waiting": self.line.depth(role),
             "permits_taken": taken,

@@ -93,6 +93,13 @@ def test_two_modes_that_are_compared_are_both_told(site: Site) -> None:
     assert (state["mode"], state["share"], state["otherwise"]) == ("auto", 0.25, "disaggregated")
 
 
+def test_engines_that_serve_several_models_are_counted_once(site: Site) -> None:
+    site.fleet.backends = (a_backend(Role.PREFILL, 1, models=(MODEL, "adapter")), site.decode)
+    site.autoscaler.look()
+    prefill = site.state_after(1.0)["pools"]["prefill"]
+    assert (prefill["desired"], len({model for model, _, _ in site.autoscaler.desired()})) == (1, 2)
+
+
 def test_an_engine_with_work_whose_counters_stand_still_is_silent(site: Site) -> None:
     site.prefill.progress.note(Gauges(0, 1, 0.1, 5.0), 100.0)
     assert site.engine(Role.PREFILL)["silent_s"] is None, "it has nothing to do"
