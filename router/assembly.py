@@ -64,6 +64,7 @@ from router.settings import (
     NO_KV_EVENTS,
     BackendSettings,
     Settings,
+    SettingsError,
     can_trace,
     clients_key,
     engine_key,
@@ -220,11 +221,13 @@ class Assembly:
 
     @cached_property
     def operations(self) -> FastAPI:
-        changes = controls(self.membership, self.fleet, self.chooser, self._operators, CLOCK)
-        changes.routes.append(Explain(self.gateway, self._explainer, self._operators, self._limits, self._ids).route)
-        made = operations_app(self.fleet, self.pairs, self.readiness, self.registry, changes, CLOCK)
-        for routes in (scaling(self.autoscaler), console(self._view, self.readiness, self._operators)):
-            made.include_router(routes)
+        limits = replace(self._limits, key=None)  # whoever may ask here needs no client's key
+        operators = self._operators
+        made = operations_app(self.fleet, self.pairs, self.readiness, self.registry, operators, CLOCK)
+        made.include_router(controls(self.membership, self.fleet, self.chooser, operators, CLOCK))
+        made.include_router(scaling(self.autoscaler))
+        made.include_router(console(self._view, self.readiness, operators))
+        made.routes.append(Explain(self.gateway, self._explainer, operators, limits, self._ids).route)
         return made
 
     @cached_property
@@ -289,12 +292,22 @@ class Assembly:
     def _tracing(self) -> "OtlpTraces | None":
         if not self.settings.tracing.on(os.environ):
             return None
-        if not can_trace():  # the variables may be everybody's on this machine
-            log.warning("requests are not traced", extra={"facts": {"why": "pip install 'pd-router[otel]'"}})
+        if not can_trace():
+            self._warn_untraced("pip install 'pd-router[otel]'")
             return None
         from router.telemetry.tracing import OtlpTraces  # noqa: PLC0415 - only there with the extra, slow to import
 
-        return OtlpTraces(self.settings.tracing, CLOCK)
+        try:
+            return OtlpTraces(self.settings.tracing, CLOCK)
+        except ValueError as error:
+            self._warn_untraced(f"a variable of OpenTelemetry (OTEL_*) is not valid: {error}")
+            return None
+
+    def _warn_untraced(self, why: str) -> None:
+        """Variables may be everybody's on this machine; what the settings ask for is meant. Raises `SettingsError`."""
+        if self.settings.tracing.otlp_endpoint:
+            raise SettingsError([f"tracing: {why}"])
+        log.warning("requests are not traced", extra={"facts": {"why": why}})
 
     @cached_property
     def _observers(self) -> Observers:
@@ -327,8 +340,8 @@ class Assembly:
 
     @cached_property
     def _view(self) -> Console:
-        mode = lambda: self.chooser.modes.mode  # noqa: E731
-        return Console(self.fleet, self.pairs, self.permits, self.line, self._recent, self.autoscaler, mode, CLOCK)
+        modes = lambda: self.chooser.modes  # noqa: E731
+        return Console(self.fleet, self.pairs, self.permits, self.line, self._recent, self.autoscaler, modes, CLOCK)
 
     @cached_property
     def _explainer(self) -> Explainer:
@@ -390,5 +403,8 @@ class Assembly:
 
 
 def build(settings: Settings, log_lines: Lines | None = None) -> Assembly:
-    """A gateway of which everything is made, and nothing runs. Raises `InvalidRequest` for what settings lack."""
+    """A gateway of which everything is made, and nothing runs.
+
+    Raises `InvalidRequest` for what settings lack, `SettingsError` where what they ask for cannot be had.
+    """
     return Assembly(settings, log_lines).complete()

@@ -44,6 +44,7 @@ commands at a glance:
   pd-router sim --role decode --port 8201         one simulated engine
   pd-router bench load http://127.0.0.1:8000      load a running gateway, check every answer
   pd-router bench replay --trace FILE             what the routing would make of these requests
+  pd-router bench ramp                            what autoscaling would make of a rise and a fall of load
 
 `pd-router COMMAND --help` explains one. Settings: flags, then PD_ROUTER_* variables, then the file, then defaults.
 exit codes: 0 clean stop, 2 bad usage or settings, 1 anything else
@@ -95,8 +96,9 @@ examples:
   pd-router run --port 9000 --gpu h100                 with the speed of an H100
   pd-router run --ask "Why two pools?"                 ask one question, print the answer and the hand-over, end
 
-Both thresholds of the disaggregation rule, routing.min_novel_tokens and routing.min_concurrency, are 0 here unless they
-are set, so that a lone short question is handed over too; `serve` keeps it on decode.
+Both thresholds of the disaggregation rule, routing.min_novel_tokens and routing.min_concurrency, are 0 here and they
+alone decide (routing.rule: thresholds) unless that is set, so that a lone short question is handed over too; `serve`
+keeps it on decode.
 """
 
 SIM_EPILOG = """\
@@ -113,10 +115,11 @@ examples:
   pd-router bench load http://127.0.0.1:8000 --streams 32 --requests 500
   pd-router bench load http://127.0.0.1:8000 --rate 20 --json
   pd-router bench replay --trace trace.jsonl --prefill 4 --decode 4
+  pd-router bench ramp --high 12 --plot ramp.svg
 
 load checks every answer: events, finish reason, [DONE], and the engine's own count of tokens. replay needs no gateway:
-it takes a trace through the same routing over simulated engines, in virtual time. For a comparison with other routers:
-make bench.
+it takes a trace through the same routing over simulated engines, in virtual time. Nor does ramp: it lets load rise and
+fall over a fleet that is scaled as /autoscale wants. For a comparison with other routers: make bench.
 """
 
 
@@ -151,7 +154,9 @@ def parser() -> argparse.ArgumentParser:
     explain.add_arguments(
         _add_command(commands, "explain", explain.run, "explain where a request goes", EXPLAIN_EPILOG)
     )
-    bench.add_arguments(_add_command(commands, "bench", bench.run, "load a gateway, or replay a trace", BENCH_EPILOG))
+    bench.add_arguments(
+        _add_command(commands, "bench", bench.run, "load a gateway, replay a trace, or scale a fleet", BENCH_EPILOG)
+    )
     sim.add_arguments(_add_command(commands, "sim", sim.run, "run one simulated engine", SIM_EPILOG))
     return root
 

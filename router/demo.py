@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import shlex
 import signal
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from rich.panel import Panel
 from rich.table import Table
 
 from router.app import Running, running
-from router.settings import BackendSettings, Role, Settings, clients_key
+from router.settings import BackendSettings, Listen, Role, Settings, clients_key
 from router.sim.config import SimConfig
 from router.sim.fleet import SimFleet
 from router.telemetry.logs import configure
@@ -82,10 +83,11 @@ def _introduce(out: Console, settings: Settings, fleet: SimFleet, gateway: Runni
     table.add_row("gateway (OpenAI API)", f"{gateway.data_url}/v1")
     table.add_row("operations: console, metrics, fleet", f"{gateway.ops_url}/")
     out.print(Panel(table, title="pd-router", expand=False))
+    key = Key.of(settings.listen)
     out.print("[bold]Ask it with curl:[/]")
-    out.print(_curl(gateway.data_url, model), soft_wrap=True, markup=False)
+    out.print(_curl(gateway.data_url, model, key), soft_wrap=True, markup=False)
     out.print("\n[bold]or with the OpenAI SDK:[/]")
-    out.print(_snippet(gateway.data_url, model), soft_wrap=True, markup=False)
+    out.print(_snippet(gateway.data_url, model, key), soft_wrap=True, markup=False)
     out.print(f"\n[dim]{_thresholds(settings)}\nCtrl-C ends it.[/]", soft_wrap=True)
 
 
@@ -102,16 +104,36 @@ def _thresholds(settings: Settings) -> str:
     )
 
 
-def _curl(url: str, model: str) -> str:
+@dataclass(frozen=True, slots=True)
+class Key:
+    """How a shell and Python come by the key for clients, which itself is not printed."""
+
+    shell: str
+    python: str
+
+    @classmethod
+    def of(cls, listen: Listen) -> "Key | None":
+        """None where clients need none."""
+        if clients_key(listen) is None:
+            return None
+        if listen.api_key_file is not None:
+            return cls(f"$(cat {shlex.quote(listen.api_key_file)})", f"open({listen.api_key_file!r}).read().strip()")
+        return cls(f"${listen.api_key_env}", f'os.environ["{listen.api_key_env}"]')
+
+
+def _curl(url: str, model: str, key: Key | None) -> str:
+    headers = "-H 'content-type: application/json'" + (f' -H "authorization: Bearer {key.shell}"' if key else "")
     body = json.dumps({"model": model, "stream": True, "messages": [{"role": "user", "content": "Why two pools?"}]})
-    return f"curl -N {url}/v1/chat/completions -H 'content-type: application/json' -d '{body}'"
+    return f"curl -N {url}/v1/chat/completions {headers} -d '{body}'"
 
 
-def _snippet(url: str, model: str) -> str:
+def _snippet(url: str, model: str, key: Key | None) -> str:
+    given = key.python if key else '"none"'
+    beginning = "import os\n\n" if given.startswith("os.") else ""
     return f"""\
-from openai import OpenAI
+{beginning}from openai import OpenAI
 
-client = OpenAI(base_url="{url}/v1", api_key="none")
+client = OpenAI(base_url="{url}/v1", api_key={given})
 messages = [{{"role": "user", "content": "Why two pools?"}}]
 for chunk in client.chat.completions.create(model="{model}", messages=messages, stream=True):
     print(chunk.choices[0].delta.content or "", end="", flush=True)"""

@@ -9,7 +9,7 @@ import difflib
 import importlib.util
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from enum import StrEnum
 from ipaddress import ip_address
 from pathlib import Path
@@ -81,6 +81,16 @@ def _origin(url: str) -> str:
     return f"http://{host}:{parts.port or 80}"
 
 
+def _collector(url: str) -> str:
+    """Where spans can be posted to. Credentials go into `OTEL_EXPORTER_OTLP_HEADERS`."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:
+        raise ValueError("must look like http://collector:4318/v1/traces or https://...")
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("must be without credentials; OTEL_EXPORTER_OTLP_HEADERS takes them")
+    return url
+
+
 def _zmq_endpoint(endpoint: str) -> str:
     """An address for ZeroMQ to connect to, or to listen on."""
     if re.fullmatch(r"tcp://[^/\s]+:\d{1,5}|ipc://\S+", endpoint) is None:
@@ -119,6 +129,7 @@ def _variable(name: str) -> str:
 
 
 Origin = Annotated[str, AfterValidator(_origin)]
+Collector = Annotated[str, AfterValidator(_collector)]
 Variable = Annotated[str, AfterValidator(_variable)]
 ZmqEndpoint = Annotated[str, AfterValidator(_zmq_endpoint)]
 DnsName = Annotated[str, AfterValidator(_dns_name)]
@@ -598,6 +609,12 @@ class Autoscale(Section):
             raise ValueError("scale_in_below must be below scale_out_above, or pools would grow and shrink in turns")
         return self
 
+    @model_validator(mode="after")
+    def _has_looks_to_compare(self) -> "Autoscale":
+        if self.window_s < 2 * self.interval_s:
+            raise ValueError("window_s must be at least 2 * interval_s: rates are differences between looks in it")
+        return self
+
     def size(self, role: Role) -> PoolSize:
         """The bounds of a pool."""
         return {Role.PREFILL: self.prefill, Role.DECODE: self.decode, Role.AGGREGATED: self.aggregated}[role]
@@ -613,7 +630,7 @@ class Log(Section):
 class Tracing(Section):
     """Traces of requests; all else of them is set by OpenTelemetry's own variables (`OTEL_*`)."""
 
-    otlp_endpoint: str | None = Field(
+    otlp_endpoint: Collector | None = Field(
         None,
         description="Where spans are sent, OTLP over HTTP: `http://collector:4318/v1/traces`; default: what "
         "`OTEL_EXPORTER_OTLP_ENDPOINT` says, and no tracing without either.",
@@ -674,7 +691,7 @@ def load(
     added = flags.pop("backends", ())
     file_values = {} if config is None else _read_yaml(config)
     variables = {name.lower(): value for name, value in environ.items()}
-    faults = [*_unknown_variables(environ)]
+    faults: list[str] = []
 
     class Sources(Settings):
         @classmethod
@@ -694,12 +711,14 @@ def load(
     try:
         settings: Settings = Sources(**flags)
     except ValidationError as error:
-        faults += [_explain(fault) for fault in error.errors()]
+        faults = [_explain(fault) for fault in error.errors()]
         settings = Settings.model_construct()
     except EnvError as error:
-        raise SettingsError([*faults, f"environment: {error}: a JSON value is expected there"]) from None
-    backends, flag_faults = _added_backends(added, len(settings.backends))
-    faults += [*flag_faults, *_backend_faults((*settings.backends, *backends), settings.discovery, environ)]
+        raise SettingsError([f"environment: {error}: a JSON value is expected there"]) from None
+    added_backends, flag_faults = _added_backends(added, len(settings.backends))
+    backends = (*settings.backends, *added_backends)
+    faults = [*_unknown_variables(environ, _secrets_of(settings, backends)), *faults, *flag_faults]
+    faults += _backend_faults(backends, settings.discovery, environ)
     faults += _dns_faults(settings.discovery.dns, environ)
     faults += _key_faults(settings.listen, environ)
     if settings.tracing.otlp_endpoint and not can_trace():
@@ -708,7 +727,7 @@ def load(
         faults.append(f"ops.token_env: the environment variable {settings.ops.token_env} is not set")
     if faults:
         raise SettingsError(faults)
-    return Settings.model_construct(**dict(settings) | {"backends": (*settings.backends, *backends)})
+    return Settings.model_construct(**dict(settings) | {"backends": backends})
 
 
 def engine_key(backend: BackendSettings, environ: Mapping[str, str] | None = None) -> SecretStr | None:
@@ -730,7 +749,7 @@ def clients_key(listen: Listen, environ: Mapping[str, str] | None = None) -> Sec
             key = Path(listen.api_key_file).read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError) as error:
             why = error.strerror if isinstance(error, OSError) else "it is not text"
-            raise SettingsError([f"listen.api_key_file: {listen.api_key_file} cannot be read: {why}"]) from None
+            raise SettingsError([f"listen.api_key_file: the file cannot be read: {why}"]) from None
     return SecretStr(key) if key else None
 
 
@@ -778,15 +797,27 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return {str(key): value for key, value in values.items()}
 
 
-def _unknown_variables(environ: Mapping[str, str]) -> Iterator[str]:
-    """Misspelt `PD_ROUTER_*` variables. Kubernetes makes some of its own for a service called pd-router."""
-    for name in environ:
+def _secrets_of(settings: Settings, backends: Iterable[BackendSettings]) -> set[str | None]:
+    """The variables that settings name: they may be called as settings are."""
+    pools = settings.discovery.dns.pools.values() if settings.discovery.dns else ()
+    return {settings.listen.api_key_env, settings.ops.token_env, *(place.key_env for place in (*backends, *pools))}
+
+
+def _unknown_variables(environ: Mapping[str, str], named: Container[str | None]) -> Iterator[str]:
+    """Misspelt `PD_ROUTER_*` variables; those that are `named` are not."""
+    for name, value in environ.items():
         bare = name.removeprefix(ENV_PREFIX)
-        if name == bare or bare in OTHER_VARIABLES or re.match(r"(SERVICE_|PORT$|PORT_\d)", bare):
+        if name == bare or bare in OTHER_VARIABLES or name in named or _is_of_a_service(bare, value):
             continue
         section = bare.split("__")[0].lower()
         if section not in Settings.model_fields:
             yield f"{name}: unknown setting{_nearest(section, Settings.model_fields, ENV_PREFIX, str.upper)}"
+
+
+def _is_of_a_service(name: str, value: str) -> bool:
+    """Made by Kubernetes for a service that is called pd-router, or pd-router-something."""
+    numbered = re.match(r"(\w+_)?(SERVICE_(HOST|PORT)|PORT_\d)", name) is not None
+    return numbered or (name.endswith("PORT") and "://" in value)
 
 
 def _key_faults(listen: Listen, environ: Mapping[str, str]) -> Iterator[str]:
@@ -802,7 +833,7 @@ def _key_faults(listen: Listen, environ: Mapping[str, str]) -> Iterator[str]:
         yield from error.faults
         return
     if key is None and listen.api_key_file is not None:
-        yield f"listen.api_key_file: {listen.api_key_file} is empty"
+        yield "listen.api_key_file: the file is empty"
     elif key is None and listen.require_key and not listen.on_loopback:
         yield (
             f"listen.require_key: clients on other machines could connect without a key: set {listen.api_key_env} or "
@@ -862,7 +893,7 @@ def _explain(fault: ErrorDetails, below: tuple[str | int, ...] = ()) -> str:
     if fault["type"] == "missing":
         return f"{key}: must be given"
     message = fault["msg"].removeprefix("Value error, ")
-    got = "" if key.endswith("_env") else f" (got {CREDENTIALS.sub('//***@', repr(fault['input']))})"
+    got = "" if key.endswith(("_env", "_key_file")) else f" (got {CREDENTIALS.sub('//***@', repr(fault['input']))})"
     return f"{key}: {message[0].lower()}{message[1:]}{got}"
 
 

@@ -108,7 +108,8 @@ def ready(url: str) -> bool:
 
 def ask(base_url: str, question: str) -> int:
     """Streams the answer to the terminal; returns the length of the prompt in tokens."""
-    client = OpenAI(base_url=base_url, api_key="none", max_retries=0)
+    key = os.environ.get("PD_ROUTER_API_KEY") or "none"  # the gateway has it from there, too
+    client = OpenAI(base_url=base_url, api_key=key, max_retries=0)
     stream = client.chat.completions.create(
         model=MODEL,
         messages=[{"role": "user", "content": question}],

@@ -114,7 +114,7 @@ class Recent:
             self._trouble(journey, "failed", leg, error.reason if isinstance(error, EngineFault) else error.code)
 
     def _trouble(self, journey: Journey, what: str, leg: str | None, reason: str | None) -> None:
-        """One more, or the last one once more: a thousand of a sort must not hide what else there was."""
+        """One more, or one of its sort once more: a thousand of some sorts must not hide what else there was."""
         kind = {
             "what": what,
             "model": journey.model,
@@ -124,8 +124,10 @@ class Recent:
             "status": journey.status if what == "failed" else None,
         }
         count = 1
-        if self.troubles and kind.items() <= self.troubles[0].items():
-            count += self.troubles.popleft()["count"]
+        same = next((one for one in self.troubles if kind.items() <= one.items()), None)
+        if same is not None:
+            self.troubles.remove(same)
+            count += same["count"]
         told = {"at": round(time.time(), 1), "request_id": journey.request_id, "count": count}
         self.troubles.appendleft(kind | told)
 

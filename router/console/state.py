@@ -4,7 +4,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from router.admission.line import Line
@@ -15,6 +15,7 @@ from router.fleet.backend import Backend
 from router.fleet.fleet import Fleet
 from router.fleet.pairs import Pairs
 from router.routing.disaggregation import MISSED
+from router.routing.modes import Modes
 from router.scaling.autoscaler import Autoscaler
 from router.settings import Role
 from router.telemetry.events import Clock
@@ -64,7 +65,7 @@ def _has_work(backend: Backend) -> bool:
 
 @dataclass(slots=True)
 class Console:
-    """Where the tree comes from; `mode` tells the routing mode."""
+    """Where the tree comes from; `modes` tells those of the routing."""
 
     fleet: Fleet
     pairs: Pairs
@@ -72,7 +73,7 @@ class Console:
     line: Line
     recent: Recent
     autoscaler: Autoscaler
-    mode: Callable[[], str]
+    modes: Callable[[], Modes]
     clock: Clock
     busy: Busy = field(default_factory=Busy)
     _made: dict[str, Any] = field(default_factory=dict)
@@ -92,7 +93,7 @@ class Console:
         lately = self.recent.slots(LATELY_SLOTS)
         return {
             "at": round(time.time(), 1),
-            "mode": self.mode(),
+            **asdict(self.modes()),
             "verdict": {
                 "level": found.level.name.lower(),
                 "pool": found.pool.value if found.pool else None,
@@ -113,7 +114,7 @@ class Console:
         return [backend for backend in self.fleet.backends if backend.role is role]
 
     def _load(self, role: Role) -> float | None:
-        loads = [load for (_, pool), load in self.autoscaler.loads().items() if pool is role]
+        loads = [pool.demand.engines for pool in self.autoscaler.pools(role) if pool.demand is not None]
         return sum(loads) if loads else None
 
     def _pool_now(self, role: Role, now: float) -> PoolNow:
@@ -136,7 +137,7 @@ class Console:
         backends = self._of(role)
         free, taken = self.permits.of_pool(backends)
         load = self._load(role)
-        desired = [replicas for _, pool, replicas in self.autoscaler.desired() if pool is role]
+        desired = [pool.desired.replicas for pool in self.autoscaler.pools(role)]
         return {
             "waiting": self.line.depth(role),
             "permits_taken": taken,

@@ -14,6 +14,9 @@ from router.routing.modes import Modes
 from router.settings import BackendSettings, Mode
 from router.telemetry.events import Clock
 
+MAX_BODY_BYTES = 64 << 10
+"""More than any change says. A body is read before anybody is asked for the token."""
+
 
 class RoutingNow(BaseModel):
     """What of the routing can be changed: the mode, or for all but a `share` of requests `otherwise`."""
@@ -27,7 +30,7 @@ class RoutingNow(BaseModel):
 
 def controls(membership: Membership, fleet: Fleet, chooser: Chooser, operators: Operators, clock: Clock) -> APIRouter:
     """The routes that change something, and those that show it."""
-    router = APIRouter()
+    router = APIRouter(max_body_size=MAX_BODY_BYTES)
 
     def admitted(request: Request) -> None:
         operators.admit(request.headers)

@@ -2,13 +2,14 @@
 
 from typing import Any
 
-from fastapi import APIRouter, FastAPI, Request
+from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from prometheus_client import CollectorRegistry
 
 from router import __version__
 from router.edge import replies
+from router.edge.operators import Operators
 from router.edge.readiness import Readiness
 from router.errors import InvalidRequest, RequestError
 from router.fleet.fleet import Fleet
@@ -16,12 +17,26 @@ from router.fleet.pairs import Pairs
 from router.telemetry.events import Clock
 from router.telemetry.page import page
 
+OPEN = frozenset({"/healthz", "/readyz", "/metrics"})
+"""What balancers and scrapers ask for, under whatever name: it names engines and models, and only counts requests."""
+
 
 def operations_app(
-    fleet: Fleet, pairs: Pairs, readiness: Readiness, registry: CollectorRegistry, controls: APIRouter, clock: Clock
+    fleet: Fleet,
+    pairs: Pairs,
+    readiness: Readiness,
+    registry: CollectorRegistry,
+    operators: Operators,
+    clock: Clock,
 ) -> FastAPI:
-    """The application of the operations listener."""
-    app = FastAPI(title="pd-router operations", version=__version__, docs_url=None, redoc_url=None)
+    """The application of the operations listener; what is included in it is read under the same names."""
+
+    async def admitted(request: Request) -> None:
+        if request.url.path not in OPEN:
+            operators.admit_name(request.headers)
+
+    named = [Depends(admitted)]
+    app = FastAPI(title="pd-router operations", version=__version__, docs_url=None, redoc_url=None, dependencies=named)
 
     @app.get("/healthz")
     async def alive() -> dict[str, str]:
@@ -58,5 +73,4 @@ def operations_app(
         where = ".".join(str(part) for part in fault["loc"][1:])
         return await failed(_, InvalidRequest(f"{where}: {fault['msg']}", param=where or None))
 
-    app.include_router(controls)
     return app

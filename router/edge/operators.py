@@ -2,14 +2,15 @@
 browser.
 
 With a token configured, whoever has it. Without one, whoever reaches the loopback address, by that name: a page that a
-browser has open elsewhere names another host (DNS rebinding) or another origin (a forged request).
+browser has open elsewhere names another host (DNS rebinding) or another origin (a forged request). Of what can be read,
+only the former matters: a browser keeps other answers from a page of another origin.
 """
 
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from router.errors import NotAllowed
 from router.settings import is_loopback
@@ -34,7 +35,7 @@ class Operators:
     def admit(self, headers: Mapping[str, str]) -> None:
         """Let a request do so; `headers` in lower case. Raises `NotAllowed`."""
         origin, host = headers.get("origin"), headers.get("host", "")
-        if origin is not None and urlsplit(origin).netloc != host:
+        if origin is not None and _parts(origin).netloc != host:
             raise NotAllowed("this cannot be asked for by another site's page")
         if self.token is not None:
             given = headers.get("authorization", "").removeprefix("Bearer ")
@@ -42,5 +43,16 @@ class Operators:
                 raise NotAllowed("this needs the token, as authorization: Bearer TOKEN", status=401)
         elif not is_loopback(self.host):
             raise NotAllowed("set ops.token_env to allow this on a listener that is not on loopback")
-        elif urlsplit(f"//{host}").hostname not in LOCAL_NAMES:
+        self.admit_name(headers)
+
+    def admit_name(self, headers: Mapping[str, str]) -> None:
+        """Let a request read something, by the name under which it asks. Raises `NotAllowed`."""
+        if self.terms == "loopback" and _parts(f"//{headers.get('host', '')}").hostname not in LOCAL_NAMES:
             raise NotAllowed("this must be asked for under a loopback address")
+
+
+def _parts(url: str) -> SplitResult:
+    try:
+        return urlsplit(url)
+    except ValueError:
+        raise NotAllowed("host and origin must be well-formed") from None

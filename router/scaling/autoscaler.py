@@ -1,12 +1,15 @@
 """How many engines should each pool of each model have? Looked at again and again; nothing is started or stopped here.
 
+Models that the same engines serve, such as a model's other names and its adapters, have one pool: what is to do for any
+of them is to do there, and each is told the same number.
+
 Prefill and decode are told apart, as each has its own load, and together, as one waits for the other: while decode is
 saturated, prefill neither grows, as more prompts would only wait for decode with their KV, nor shrinks, as what it has
 to do is what decode lets through.
 """
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -14,7 +17,7 @@ from router.fleet.backend import Backend
 from router.fleet.fleet import Fleet
 from router.scaling.demand import Demand, decode_demand, prefill_demand
 from router.scaling.steady import Desired, Limits, Reason, step
-from router.scaling.watch import Look, Watch
+from router.scaling.watch import Look, Watch, summed
 from router.scaling.work import PrefillWork
 from router.settings import Autoscale, Role
 from router.supervision import last_resort
@@ -32,10 +35,11 @@ class Capacity:
     requests: int
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Pool:
-    """One pool of a model: what it had to do, how many engines that is worth, and how many are wanted."""
+    """One pool of some models: what it had to do, how many engines that is worth, and how many are wanted."""
 
+    models: Sequence[str]
     watch: Watch
     desired: Desired
     demand: Demand | None = None
@@ -67,22 +71,26 @@ class Autoscaler:
     def look(self) -> None:
         """See what there is to do now, and what is wanted for it."""
         now, backends = self._clock(), self._fleet.backends
-        models = {model for backend in backends for model in backend.models}
+        models = sorted({model for backend in backends for model in backend.models})
         self._work.keep(models, {backend.id for backend in backends})
-        self._pools = {key: pool for key, pool in self._pools.items() if key[0] in models}
         self._note_quiet(now)
-        for model in models:
-            for role in (Role.AGGREGATED, Role.DECODE, Role.PREFILL):  # prefill knows of decode then
-                self._look_at(model, role, now)
+        pools: dict[tuple[str, Role], Pool] = {}
+        for role in (Role.AGGREGATED, Role.DECODE, Role.PREFILL):  # prefill knows of decode then
+            for together in self._served_together(models, role):
+                pool = self._pool(together, role, pools.values())
+                pools |= {(model, role): pool for model in together}
+                self._pools |= pools
+                self._look_at(pool, role, now)
+        self._pools = pools
 
     def desired(self) -> Iterator[tuple[str, Role, int]]:
         """Model, pool, and how many engines it should have."""
         for (model, role), pool in self._pools.items():
             yield model, role, pool.desired.replicas
 
-    def loads(self) -> dict[tuple[str, Role], float]:
-        """How many engines' worth of work each pool of a model has."""
-        return {key: pool.demand.engines for key, pool in self._pools.items() if pool.demand is not None}
+    def pools(self, role: Role) -> list[Pool]:
+        """The pools of one kind, each once."""
+        return list(dict.fromkeys(pool for (_, kind), pool in self._pools.items() if kind is role))
 
     def describe(self) -> dict[str, Any]:
         """The facts of `/autoscale`."""
@@ -92,30 +100,45 @@ class Autoscaler:
             models.setdefault(model, {})[role.value] = self._describe(model, role, pool, now)
         return {"models": models}
 
-    def _look_at(self, model: str, role: Role, now: float) -> None:
+    def _served_together(self, models: Sequence[str], role: Role) -> Iterable[list[str]]:
+        """Models by the engines that serve them; those of a pool that has lost all of its own stay together."""
+        groups: dict[object, list[str]] = {}
+        for model in models:
+            serving = frozenset(b.id for b in self._fleet.backends if b.role is role and model in b.models)
+            if serving or (model, role) in self._pools:
+                groups.setdefault(serving or self._pools[model, role], []).append(model)
+        return groups.values()
+
+    def _pool(self, models: Sequence[str], role: Role, taken: Collection[Pool]) -> Pool:
+        """That of one of the models, unless others have it now. For other models than before its looks begin anew."""
+        theirs = (self._pools[model, role] for model in models if (model, role) in self._pools)
+        pool = next((pool for pool in theirs if pool not in taken), None)
+        if pool is None:
+            watch = Watch(self._rules.window_s, self._capacity.prefill_tokens_per_s)
+            return Pool(models, watch, Desired(len(self._engines(models[0], role))))
+        if pool.models != models:
+            pool.models, pool.watch = models, Watch(self._rules.window_s, pool.watch.peak_tokens_per_s)
+        return pool
+
+    def _look_at(self, pool: Pool, role: Role, now: float) -> None:
+        model = pool.models[0]
         engines = self._engines(model, role)
         serving = [backend for backend in self._fleet.backends if backend.role is role and model in backend.models]
-        pool = self._pools.get((model, role))
-        if pool is None:
-            if not serving:
-                return
-            watch = Watch(self._rules.window_s, self._capacity.prefill_tokens_per_s)
-            pool = self._pools[model, role] = Pool(watch, Desired(len(engines)))
         pool.watch.add(
             Look(
                 at=now,
                 requests=sum(backend.load.requests for backend in serving),
                 tokens=sum(backend.load.tokens for backend in serving),
-                waiting=self._waiting(role, model),
+                waiting=sum(self._waiting(role, model) for model in pool.models),
                 gauges={b.id: b.progress.gauges for b in engines if b.progress.gauges is not None},
-                done=replace(self._work.of(model)),
+                done=summed(self._work.of(model) for model in pool.models),
             )
         )
         pool.demand = self._demand(role, pool.watch)
         limits = Limits(self._rules.size(role))
         if role is Role.PREFILL:
             lease_s = max((backend.settings.kv_lease_s for backend in engines), default=0.0)
-            limits = replace(limits, lease_s=lease_s, held=self._decode_is_saturated(model))
+            limits = replace(limits, lease_s=lease_s, held=any(map(self._decode_is_saturated, pool.models)))
         pool.desired = step(pool.desired, pool.demand, now, self._rules, limits)
 
     def _demand(self, role: Role, watch: Watch) -> Demand:

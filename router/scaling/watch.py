@@ -2,8 +2,8 @@
 
 import itertools
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import astuple, dataclass
 
 from router.engines.gauges import Gauges
 from router.scaling.demand import DecodeLoad, PrefillLoad
@@ -29,6 +29,11 @@ class Look:
     waiting: int
     gauges: Mapping[str, Gauges]
     done: Done
+
+
+def summed(counts: Iterable[Done]) -> Done:
+    """What was done for several models."""
+    return Done(*map(sum, zip(*map(astuple, counts), strict=True)))
 
 
 class Watch:

@@ -1,7 +1,7 @@
 """The metrics page, encoded a piece at a time: between two of them the loop serves whoever waits.
 
 What the page says is of one moment. Putting it into words takes ten times as long as to collect it: with 64 engines
-15 ms at a stretch, in which no stream would get its tokens. A thread would hold the interpreter just as long.
+20 ms at a stretch, in which no stream would get its tokens. A thread would hold the interpreter just as long.
 """
 
 import asyncio

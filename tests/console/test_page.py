@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 import pytest
 from playwright.async_api import Browser, Page, expect
 
+from router.routing.modes import Modes
 from router.sim.faults import Fault
 from tests.console.browser import Seen, opened
 from tests.support.fleet import Site, engine, site
@@ -184,6 +185,18 @@ async def test_on_loopback_without_a_token_changes_have_to_be_wanted(browser: Br
         await card(page, name).click()
         await page.get_by_role("button", name="Drain").click()
         await expect(card(page, name)).to_contain_text("taken out by an operator")
+
+
+async def test_a_comparison_of_two_modes_is_told_and_goes_on_when_the_mode_is_switched(browser: Browser) -> None:
+    compared = {"mode": "auto", "mode_share": 0.25, "mode_otherwise": "disaggregated"}
+    async with fleet(routing=compared) as here, opened(browser, here.gateway.ops_url) as seen:
+        page = seen.page
+        await expect(page.locator("#notes")).to_contain_text("auto for 25% of requests, disaggregated for the others")
+        await page.get_by_role("button", name="Read-only").click()
+        await page.get_by_role("button", name="Allow changes").click()
+        await page.get_by_role("radio", name="local", exact=True).check(force=True)
+        await expect(page.locator("#notes")).to_contain_text("local for 25% of requests, disaggregated for the others")
+        assert here.app.chooser.modes == Modes("local", 0.25, "disaggregated")
 
 
 async def test_another_sites_page_changes_nothing(browser: Browser) -> None:

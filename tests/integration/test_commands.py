@@ -83,6 +83,28 @@ def test_what_is_printed_can_be_pasted(shown: tuple[subprocess.Popen[str], str])
     assert process.wait(WAIT_S) == 0
 
 
+@pytest.mark.parametrize("from_file", [False, True])
+def test_what_is_printed_has_the_key_without_showing_it(from_file: bool, tmp_path: Path) -> None:
+    file = tmp_path / "the key"
+    file.write_text("s3cret\n")
+    key = {"LISTEN__API_KEY_FILE": str(file)} if from_file else {"API_KEY": "s3cret"}
+    process = start("run", "--port", "0", "--ops-port", "0", "--gpu", "instant", **key)
+    try:
+        text = _until(process, "Ctrl-C")
+        assert "s3cret" not in text
+        shell = f"$(cat '{file}')" if from_file else "$PD_ROUTER_API_KEY"
+        assert f'-H "authorization: Bearer {shell}"' in text
+        snippet = re.search(r"^(import os\s+)?from openai.*?flush=True\)$", text, re.MULTILINE | re.DOTALL)
+        assert snippet is not None
+        environ = os.environ | {"PD_ROUTER_API_KEY": "s3cret"}
+        command = [sys.executable, "-c", snippet[0]]
+        pasted = subprocess.run(command, capture_output=True, text=True, timeout=WAIT_S, check=False, env=environ)
+        assert pasted.returncode == 0, pasted.stderr
+    finally:
+        process.kill()
+        process.communicate()
+
+
 def test_a_taken_port_is_named(shown: tuple[subprocess.Popen[str], str]) -> None:
     port = re.findall(r"http://127\.0\.0\.1:(\d+)/v1/chat", shown[1])[0]
     out, err = (second := start("run", "--port", port, "--ops-port", "0")).communicate(timeout=WAIT_S)

@@ -2,9 +2,12 @@
 
 import asyncio
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from tests.integration.test_novelty import AWARE, MODEL, answered, words
 from tests.support.fleet import Site, engine, site
@@ -62,6 +65,26 @@ async def test_the_command_tells_what_the_gateway_does(tmp_path: Path) -> None:
         assert asked.returncode == 0
         assert out.decode().splitlines()[0].endswith(f" -> {decode}")
         assert await here.metric("pd_router_requests_total") == 0
+
+
+async def test_operators_need_no_key_of_clients(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PD_ROUTER_API_KEY", "client-key")
+    monkeypatch.setenv("OPS_TOKEN", "ops-token")
+    body = {"model": MODEL, "messages": [{"role": "user", "content": words(20_000, "more than changes may say")}]}
+    (tmp_path / "body.json").write_text(json.dumps(body))
+    secret: dict[str, Any] = {"environ": os.environ, "ops": {"port": 0, "token_env": "OPS_TOKEN"}}
+    async with site(engine("prefill"), engine("decode"), routing=AWARE, **secret) as here:
+        command = ("explain", str(tmp_path / "body.json"), "--ops", here.gateway.ops_url, "--token-env", "OPS_TOKEN")
+        asked = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "router", *command, stdout=asyncio.subprocess.PIPE
+        )
+        out, _ = await asked.communicate()
+        assert (asked.returncode, b" -> " in out) == (0, True)
+        for key in ("client-key", "guess"):
+            given = {"authorization": f"Bearer {key}"}
+            told = await here.client.post(f"{here.gateway.ops_url}/explain", json=body, headers=given)
+            assert told.status_code == 401
+        assert (await here.client.post(f"{here.url}/v1/chat/completions", json=body)).status_code == 401
 
 
 async def test_both_arms_of_a_comparison_are_timed() -> None:

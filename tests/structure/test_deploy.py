@@ -1,5 +1,6 @@
 """Is what is deployed well-formed, and does it fit the program?"""
 
+import json
 import re
 import subprocess
 import sys
@@ -98,6 +99,16 @@ def test_simulated_engines_listen_where_decode_pulls_from() -> None:
     for name, command in ours("sim.yml").items():
         if name != "gateway":
             assert parser().parse_args(command).host == name == services("sim.yml")[name]["hostname"]
+
+
+def test_the_health_of_a_simulated_engine_is_looked_at_where_it_listens() -> None:
+    (stage,) = re.findall(
+        r"^FROM program AS sim$(.*?)^FROM ", (ROOT / "Dockerfile").read_text(), re.DOTALL | re.MULTILINE
+    )
+    command = json.loads(re.findall(r"^CMD (.*)$", stage, re.MULTILINE)[0])
+    engine = parser().parse_args(["sim", *command])
+    assert f"(socket.gethostname(), {engine.port})" in stage
+    assert engine.host == "0.0.0.0", "the container's name is not an address of loopback"
 
 
 def test_prometheus_finds_the_gateway() -> None:

@@ -1,10 +1,12 @@
 import sys
+from collections.abc import Awaitable
 
+import httpx
 import pytest
 
 from router.assembly import Assembly, build
 from router.errors import InvalidRequest
-from router.settings import BackendSettings, Settings
+from router.settings import BackendSettings, Settings, SettingsError
 from router.telemetry.events import NoTraces
 from router.telemetry.tracing import OtlpTraces
 
@@ -52,6 +54,21 @@ async def test_requests_are_traced_where_that_is_possible(
     await app.traces.close()
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("OTEL_BSP_MAX_QUEUE_SIZE", "1"), ("OTEL_BSP_SCHEDULE_DELAY", "-1"), ("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "x")],
+)
+def test_variables_that_the_exporter_refuses_stop_only_who_asked_for_traces(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://c:4318")
+    monkeypatch.setenv(name, value)
+    assert isinstance(build(settings()).traces, NoTraces)
+    assert "requests are not traced" in caplog.text
+    with pytest.raises(SettingsError, match="tracing: a variable of OpenTelemetry"):
+        build(settings(tracing={"otlp_endpoint": "http://c:4318/v1/traces"}))
+
+
 def test_an_engine_that_is_back_may_hand_over_with_everybody() -> None:
     app = build(settings())
     (engine,) = app.fleet.backends
@@ -75,6 +92,19 @@ def test_events_are_followed_where_somebody_asks_what_engines_hold() -> None:
     assert build(settings()).kv_events is not None
     simple = {"prefill_policy": "round_robin", "decode_policy": "least_loaded"}
     assert build(settings(routing=simple)).kv_events is None
+
+
+async def test_pages_that_rebind_their_name_read_nothing_of_the_fleet() -> None:
+    def read(path: str, name: str) -> Awaitable[httpx.Response]:
+        return client.get(path, headers={"host": f"{name}:8001"})
+
+    app = build(settings()).operations
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost:8001") as client:
+        for path in ("/fleet", "/routing", "/autoscale", "/", "/console/state", "/console/main.js"):
+            assert [(await read(path, name)).status_code for name in ("localhost", "rebound.example")] == [200, 403]
+        for path in ("/healthz", "/metrics"):
+            assert [(await read(path, name)).status_code for name in ("localhost", "gateway")] == [200, 200]
 
 
 def test_a_complete_gateway_shows_all_its_metrics() -> None:

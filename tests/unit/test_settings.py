@@ -133,9 +133,36 @@ def test_unknown_variables_are_faults() -> None:
     ]
     assert faults(environ={"PD_ROUTER_ROUTING__MOD": "auto"}) == ["routing.mod: unknown setting; did you mean mode?"]
 
+    assert faults(environ={"PD_ROUTER_LISTEN_PORT": "9000"}) == [
+        "PD_ROUTER_LISTEN_PORT: unknown setting; did you mean PD_ROUTER_LISTEN?"
+    ]
+
+
+def test_a_variable_with_a_secret_may_be_called_as_settings_are() -> None:
+    environ = {"PD_ROUTER_OPS_TOKEN": "t", "PD_ROUTER_CLIENTS": "c", "PD_ROUTER_ENGINES": "e", "PD_ROUTER_DNS": "d"}
+    pool = {"name": "decode.internal", "port": 8200, "key_env": "PD_ROUTER_DNS"}
+    flags = {
+        "ops": {"token_env": "PD_ROUTER_OPS_TOKEN"},
+        "listen": {"api_key_env": "PD_ROUTER_CLIENTS"},
+        "backends": [DECODE | {"key_env": "PD_ROUTER_ENGINES"}],
+        "discovery": {"dns": {"decode": pool}},
+    }
+    load(flags=flags, environ=environ)
+    assert len(faults(environ=environ)) == len(environ), "those that nothing names are misspelt"
+
 
 @pytest.mark.parametrize(
-    "name", ["PD_ROUTER_CONFIG", "PD_ROUTER_SERVICE_HOST", "PD_ROUTER_PORT", "PD_ROUTER_PORT_8000_TCP", "OTHER"]
+    "name",
+    [
+        "PD_ROUTER_CONFIG",
+        "PD_ROUTER_SERVICE_HOST",
+        "PD_ROUTER_PORT",
+        "PD_ROUTER_PORT_8000_TCP",
+        "PD_ROUTER_METRICS_SERVICE_PORT_HTTP",
+        "PD_ROUTER_METRICS_PORT",
+        "PD_ROUTER_METRICS_PORT_8001_TCP_ADDR",
+        "OTHER",
+    ],
 )
 def test_variables_that_are_not_settings_are_left_alone(name: str) -> None:
     assert load(environ={name: "tcp://10.0.0.1:8000"}) == Settings()
@@ -260,8 +287,8 @@ def test_the_key_for_clients_comes_from_a_variable_or_a_file(tmp_path: Path) -> 
     ("listen", "environ", "said"),
     [
         ({"api_key_env": "KEY"}, {}, "listen.api_key_env: the environment variable KEY is not set"),
-        ({"api_key_file": "/nowhere"}, {}, "listen.api_key_file: /nowhere cannot be read: No such file or directory"),
-        ({"api_key_file": "/dev/null"}, {}, "listen.api_key_file: /dev/null is empty"),
+        ({"api_key_file": "/nowhere"}, {}, "listen.api_key_file: the file cannot be read: No such file or directory"),
+        ({"api_key_file": "/dev/null"}, {}, "listen.api_key_file: the file is empty"),
         ({}, {"PD_ROUTER_API_KEY": "s3cret key"}, "listen: the key for clients must be printable ASCII without spaces"),
     ],
 )
@@ -317,7 +344,25 @@ def test_tracing_without_its_library_says_what_to_install(monkeypatch: pytest.Mo
     load(environ={"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318"})
 
 
+@pytest.mark.parametrize(
+    ("endpoint", "said"),
+    [
+        ("collector:4318", "must look like http://collector:4318/v1/traces"),
+        ("grpc://c:4317", "must look like http://collector:4318/v1/traces"),
+        ("http://", "must look like http://collector:4318/v1/traces"),
+        ("http://c:99999", "port out of range"),
+        ("https://u:p4ss@c/v1/traces", "must be without credentials"),
+    ],
+)
+def test_spans_are_sent_to_an_address_that_there_can_be(endpoint: str, said: str) -> None:
+    (fault,) = faults(flags={"tracing": {"otlp_endpoint": endpoint}})
+    assert fault.startswith(f"tracing.otlp_endpoint: {said}")
+    assert "p4ss" not in fault
+
+
 def test_secrets_in_the_wrong_place_are_not_repeated() -> None:
+    assert "s3cret" not in str(faults(flags={"listen": {"api_key_file": "s3cret"}}))
+    assert "s3cret" not in str(faults(flags={"listen": {"api_key_file": ["s3cret"]}}))
     backend = {"url": "http://user:p4ss@d:1", "role": "decode", "key_env": "sk-s3cret"}
     assert faults(flags={"backends": [backend]}) == [
         "backends.0.url: must be http://host:port without path, query or credentials (got 'http://***@d:1')",
@@ -350,6 +395,7 @@ def test_what_is_effective_can_be_a_file_again(tmp_path: Path) -> None:
     [
         ({"scale_in_below": 0.8}, "scale_in_below must be below scale_out_above"),
         ({"decode": {"min_replicas": 3, "max_replicas": 2}}, "min_replicas must not be above max_replicas"),
+        ({"interval_s": 40}, "window_s must be at least 2 \\* interval_s"),
         ({"prefill": {"min_replicas": 0}}, "greater than or equal to 1"),
     ],
 )

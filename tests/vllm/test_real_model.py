@@ -1,5 +1,6 @@
 """Does a model that speaks English answer sensibly over two engines, from the first command on?"""
 
+import os
 import re
 import socket
 import subprocess
@@ -54,7 +55,8 @@ def test_it_knows_the_capital_of_france(smollm2: OpenAI) -> None:
 
 def test_the_demo_asks_and_shows_the_hand_over() -> None:
     demo = [sys.executable, str(ROOT / "deploy" / "local" / "demo.py"), "--once", *_free_ports()]
-    run = subprocess.run(demo, capture_output=True, text=True, check=False)
+    environ = os.environ | {"PD_ROUTER_API_KEY": "s3cret"}  # as in the shell of who serves with one
+    run = subprocess.run(demo, capture_output=True, text=True, check=False, env=environ)
     assert run.returncode == 0, run.stderr
     assert "Paris" in run.stdout
     counted = re.search(r"(\d+) of (\d+) prompt tokens pulled over NIXL, 0 computed on decode, [\d.]+ MB", run.stdout)

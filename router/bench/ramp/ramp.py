@@ -101,13 +101,13 @@ def run(day: Day, rules: Autoscale, shape: Shape = SHAPE, routing: Routing | Non
     def look() -> None:
         elastic.scrape()
         autoscaler.look()
-        desired = {role: replicas for _, role, replicas in autoscaler.desired()}
+        pools = {role: pool for role in POOLS for pool in autoscaler.pools(role)}
+        desired = {role: pool.desired.replicas for role, pool in pools.items()}
+        loads = {role: pool.demand.engines for role, pool in pools.items() if pool.demand is not None}
         for role in POOLS:
             elastic.scale(role, desired[role])
         there = {role: elastic.replicas(role) for role in POOLS}
-        record.points.append(
-            Point(timeline.now_s, there, desired, {role: load for (_, role), load in autoscaler.loads().items()})
-        )
+        record.points.append(Point(timeline.now_s, there, desired, loads))
         if timeline.now_s + rules.interval_s < day.length_s:
             timeline.at(timeline.now_s + rules.interval_s, look)
 

@@ -1,7 +1,7 @@
 // What one glance tells: which pool holds users back, the figures of the last minute, recent errors.
 
 import { el, keyed, say } from "./dom.js";
-import { POOLS, amount, duration, seconds, spaced } from "./words.js";
+import { POOLS, amount, duration, percent, seconds, spaced } from "./words.js";
 
 const GOOD = new Set(["ok", "client_error", "client_gone"]);
 
@@ -32,9 +32,10 @@ export function drawFigures(root, { lately, inflight }) {
     (item, [, value, look]) => { item.className = look ?? ""; say(item.lastChild, value); });
 }
 
-export function drawNotes(root, { notes, sources, mode }) {
+export function drawNotes(root, { notes, sources, mode, share, otherwise }) {
   const all = [...notes, ...Object.entries(sources).map(([name, why]) => `engines of ${name} cannot be looked up: ${why}`)];
-  if (mode !== "auto") all.push(`routing is ${mode} for every request that allows it, not by the rule`);
+  if (share < 1) all.push(`two modes are compared: ${mode} for ${percent(share)} of requests, ${otherwise} for the others`);
+  else if (mode !== "auto") all.push(`routing is ${mode} for every request that allows it, not by the rule`);
   keyed(root, all, (note) => note, (note) => el("li", {}, note), () => {});
 }
 

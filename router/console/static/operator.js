@@ -1,10 +1,12 @@
 // Changes, for who has the token. It is kept in this page's memory only, and goes along with changes only.
 
 import { el, say } from "./dom.js";
+import { percent } from "./words.js";
 
 let token = null;
 let unlocked = false;
 let terms = "closed";
+let compared = {};
 
 const dialog = document.getElementById("operator");
 const lock = document.getElementById("lock");
@@ -39,9 +41,10 @@ function set(open) {
   mode.disabled = !open;
 }
 
-/** Show the mode that is in force, and what changes need. */
+/** Show the mode that is in force, and what changes need. What a mode is compared with stays when it is switched. */
 export function drawOperator(state) {
   terms = state.changes;
+  compared = { share: state.share, otherwise: state.otherwise };
   const radio = mode.querySelector(`[value="${CSS.escape(state.mode)}"]`);
   if (radio && !mode.contains(document.activeElement)) radio.checked = true;
 }
@@ -51,8 +54,8 @@ export function startOperator(refresh) {
   lock.addEventListener("click", () => (unlocked ? set(false) : ask()));
   mode.addEventListener("change", async (event) => {
     try {
-      await change("PUT", "/routing", { mode: event.target.value });
-      tell(`Routing is ${event.target.value} now.`);
+      await change("PUT", "/routing", { mode: event.target.value, ...compared });
+      tell(`Routing is ${event.target.value} now${compared.share < 1 ? ` for ${percent(compared.share)} of requests` : ""}.`);
     } catch (error) { tell(`Not changed: ${error.message}`); }
     event.target.blur();
     refresh();

@@ -124,8 +124,12 @@ def test_a_thousand_of_a_sort_are_one_and_the_last_ones_are_kept(told: Told) -> 
     for _ in range(3):
         told.failed(Unavailable("no engine", code="decode_saturated"))
     assert [one["count"] for one in told.recent.troubles] == [3]
-    for number in range(MAX_TROUBLES):
+    for number in range(2 * MAX_TROUBLES):
         told.failed(Unavailable("no engine", code=f"code_{number % 2}"))
+    seen = [(one["reason"], one["count"]) for one in told.recent.troubles]
+    assert seen == [("code_1", MAX_TROUBLES), ("code_0", MAX_TROUBLES), ("decode_saturated", 3)]
+    for number in range(MAX_TROUBLES):
+        told.failed(Unavailable("no engine", code=f"another_{number}"))
     assert (len(told.recent.troubles), {one["count"] for one in told.recent.troubles}) == (MAX_TROUBLES, {1})
 
 

@@ -14,6 +14,7 @@ from router.engines.gauges import Gauges
 from router.errors import EngineTimeout, Leg
 from router.fleet.fleet import Fleet
 from router.fleet.pairs import Pairs
+from router.routing.modes import Modes
 from router.scaling.autoscaler import Autoscaler, Capacity
 from router.scaling.work import PrefillWork
 from router.settings import Admission, Autoscale, PairRules, Role
@@ -29,12 +30,13 @@ class Site:
         self.prefill, self.decode = a_backend(Role.PREFILL, 1), a_backend(Role.DECODE, 2)
         self.fleet = Fleet([self.prefill, self.decode])
         self.recent = Recent(self.clock)
+        self.modes = Modes("auto")
         self.pairs = Pairs(PairRules(failures=1))
         line = Line(Admission(), self.clock)
         permits = Permits(Admission(prefill_permits=0))
         self.autoscaler = Autoscaler(self.fleet, line.depth, PrefillWork(), Autoscale(), Capacity(1000, 10), self.clock)
         self.console = Console(
-            self.fleet, self.pairs, permits, line, self.recent, self.autoscaler, lambda: "auto", self.clock
+            self.fleet, self.pairs, permits, line, self.recent, self.autoscaler, lambda: self.modes, self.clock
         )
 
     def clock(self) -> float:
@@ -83,6 +85,19 @@ def test_pools_engines_and_flow_are_told(site: Site) -> None:
     assert (state["ttft"]["p50"][-1], state["ttft"]["p50"][0], len(state["ttft"]["p50"])) == (0.3, None, 60)
     assert state["decisions"] == [{"route": "disaggregated", "reason": "novel_prompt", "count": 1}]
     assert (state["verdict"]["level"], state["mode"]) == ("ok", "auto")
+
+
+def test_two_modes_that_are_compared_are_both_told(site: Site) -> None:
+    site.modes = Modes("auto", 0.25, "disaggregated")
+    state = site.state_after(1.0)
+    assert (state["mode"], state["share"], state["otherwise"]) == ("auto", 0.25, "disaggregated")
+
+
+def test_engines_that_serve_several_models_are_counted_once(site: Site) -> None:
+    site.fleet.backends = (a_backend(Role.PREFILL, 1, models=(MODEL, "adapter")), site.decode)
+    site.autoscaler.look()
+    prefill = site.state_after(1.0)["pools"]["prefill"]
+    assert (prefill["desired"], len({model for model, _, _ in site.autoscaler.desired()})) == (1, 2)
 
 
 def test_an_engine_with_work_whose_counters_stand_still_is_silent(site: Site) -> None:

@@ -17,6 +17,7 @@ from router.edge.readiness import Readiness
 from router.errors import RequestError
 from router.fleet.fleet import Fleet
 from router.fleet.pairs import Pairs
+from router.routing.modes import Modes
 from router.scaling.autoscaler import Autoscaler, Capacity
 from router.scaling.work import PrefillWork
 from router.settings import Admission, Autoscale, PairRules, Role
@@ -32,7 +33,7 @@ async def client() -> AsyncIterator[httpx.AsyncClient]:
     fleet, line = Fleet([a_backend(Role.DECODE, 8201)]), Line(Admission(), now)
     autoscaler = Autoscaler(fleet, line.depth, PrefillWork(), Autoscale(), Capacity(1000, 10), now)
     pairs, permits = Pairs(PairRules()), Permits(Admission())
-    view = Console(fleet, pairs, permits, line, Recent(now), autoscaler, lambda: "auto", now)
+    view = Console(fleet, pairs, permits, line, Recent(now), autoscaler, lambda: Modes("auto"), now)
     app = FastAPI()
     app.include_router(console(view, Readiness(fleet), Operators("0.0.0.0", "t")))
 

@@ -6,7 +6,7 @@ import pytest
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
-from router.edge.controls import controls
+from router.edge.controls import MAX_BODY_BYTES, controls
 from router.edge.operations import operations_app
 from router.edge.operators import Operators
 from router.edge.readiness import Readiness
@@ -37,8 +37,9 @@ def app(decode: Backend, chooser: Chooser, operators: Operators) -> FastAPI:
     members = Membership(
         fleet, prober, Pairs(PairRules()), lambda settings: Backend(settings, Probes(), now=5.0), lambda _: None
     )
-    routes = controls(members, fleet, chooser, operators, lambda: 5.0)
-    return operations_app(fleet, Pairs(PairRules()), Readiness(fleet), CollectorRegistry(), routes, lambda: 5.0)
+    made = operations_app(fleet, Pairs(PairRules()), Readiness(fleet), CollectorRegistry(), operators, lambda: 5.0)
+    made.include_router(controls(members, fleet, chooser, operators, lambda: 5.0))
+    return made
 
 
 @pytest.fixture
@@ -129,3 +130,28 @@ async def test_who_may_not_changes_nothing(decode: Backend, chooser: Chooser) ->
         assert (await client.post(f"/fleet/backends/{decode.id}/drain")).status_code == 401
         assert (await client.get("/routing")).status_code == 200
     assert (chooser.modes, decode.standing.usable) == (Modes("auto"), True)
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("PUT", "/routing"),
+        ("POST", "/fleet/backends"),
+        ("POST", "/fleet/backends/x/drain"),
+        ("DELETE", "/fleet/backends/x"),
+    ],
+)
+async def test_nobody_can_fill_the_memory(decode: Backend, chooser: Chooser, method: str, path: str) -> None:
+    sent_bytes = 0
+
+    async def endless() -> AsyncIterator[bytes]:
+        nonlocal sent_bytes
+        while sent_bytes < 100 * MAX_BODY_BYTES:
+            sent_bytes += 1 << 14
+            yield bytes(1 << 14)
+
+    transport = httpx.ASGITransport(app(decode, chooser, Operators("0.0.0.0", "t")))
+    async with httpx.AsyncClient(transport=transport, base_url="http://ops:8001") as client:
+        answer = await client.request(method, path, content=endless(), headers={"content-type": "application/json"})
+    assert answer.status_code in (401, 413)
+    assert sent_bytes <= MAX_BODY_BYTES + (1 << 14)

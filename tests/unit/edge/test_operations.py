@@ -2,10 +2,10 @@ from collections.abc import AsyncIterator
 
 import httpx
 import pytest
-from fastapi import APIRouter
 from prometheus_client import CollectorRegistry, Counter
 
 from router.edge.operations import operations_app
+from router.edge.operators import Operators
 from router.edge.readiness import Readiness
 from router.fleet.backend import Backend
 from router.fleet.fleet import Fleet
@@ -28,8 +28,9 @@ def readiness(decode: Backend) -> Readiness:
 async def client(decode: Backend, readiness: Readiness) -> AsyncIterator[httpx.AsyncClient]:
     registry = CollectorRegistry()
     Counter("seen", "Seen.", registry=registry).inc()
-    app = operations_app(Fleet([decode]), Pairs(PairRules()), readiness, registry, APIRouter(), lambda: 5.0)
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://ops") as opened:
+    fleet, operators = Fleet([decode]), Operators("127.0.0.1")
+    app = operations_app(fleet, Pairs(PairRules()), readiness, registry, operators, lambda: 5.0)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost:8001") as opened:
         yield opened
 
 

@@ -21,7 +21,7 @@ def test_on_loopback_whoever_is_there_may(host: str) -> None:
     assert status(Operators("127.0.0.1"), host=host) == 200
 
 
-@pytest.mark.parametrize("host", ["gateway.internal:8001", "evil.example", "127.0.0.1.evil.example", ""])
+@pytest.mark.parametrize("host", ["gateway.internal:8001", "evil.example", "127.0.0.1.evil.example", "[", "[::1", ""])
 def test_but_not_under_another_name(host: str) -> None:
     assert status(Operators("127.0.0.1"), host=host) == 403
 
@@ -33,6 +33,7 @@ def test_but_not_under_another_name(host: str) -> None:
         ("http://evil.example", 403),
         ("http://127.0.0.1:9000", 403),
         ("null", 403),
+        ("http://[", 403),
     ],
 )
 @pytest.mark.parametrize("token", [None, TOKEN])
@@ -57,6 +58,13 @@ def test_with_a_token_loopback_needs_it_too() -> None:
 
 def test_the_token_is_in_no_repr() -> None:
     assert TOKEN not in repr(Operators("::", TOKEN))
+
+
+@pytest.mark.parametrize(("token", "listens_on"), [(TOKEN, "127.0.0.1"), (None, "0.0.0.0"), (TOKEN, "0.0.0.0")])
+def test_any_name_may_be_read_under_where_names_tell_nothing(token: str | None, listens_on: str) -> None:
+    Operators(listens_on, token).admit_name({"host": "gateway.internal:8001"})
+    with pytest.raises(NotAllowed):
+        Operators("127.0.0.1").admit_name({"host": "gateway.internal:8001"})
 
 
 @pytest.mark.parametrize(

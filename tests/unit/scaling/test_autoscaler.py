@@ -122,6 +122,43 @@ def test_several_models_have_pools_of_their_own() -> None:
     assert site.autoscaler.describe()["models"]["other"].keys() == {"aggregated"}
 
 
+def of_models(role: Role, port: int, *models: str) -> Backend:
+    return a_backend(role, port, models=models)
+
+
+def test_models_that_the_same_engines_serve_have_one_pool_and_its_work() -> None:
+    site = Site()
+    site.prefill = [of_models(Role.PREFILL, port, MODEL, "adapter") for port in (1, 2)]
+    site.fleet.backends = (*site.prefill, *site.decode)
+    site.work.of(MODEL)
+    site.after(5)
+    for model in (MODEL, "adapter"):
+        done = site.work.of(model)
+        done.tokens, done.busy_s, done.prompts = 10_000, 10.0, 10
+    told = site.after(5)
+    assert told["prefill"]["load"]["novel_tokens_per_s"] == 4000, "of both, over five seconds"
+    assert told["prefill"] == site.autoscaler.describe()["models"]["adapter"]["prefill"]
+    assert told["prefill"]["desired"] > 2
+    assert len(site.autoscaler.pools(Role.PREFILL)) == len(site.autoscaler.pools(Role.DECODE)) == 1
+    assert {model for model, role, _ in site.autoscaler.desired() if role is Role.PREFILL} == {MODEL, "adapter"}
+
+
+def test_an_adapter_that_is_loaded_everywhere_joins_the_pool_and_one_that_leaves_takes_none_along() -> None:
+    site = Site()
+    wanted = site.after(20, requests=9)["decode"]["desired"]
+    site.prefill = [of_models(Role.PREFILL, port, "adapter", MODEL) for port in (1, 2)]
+    site.decode = [of_models(Role.DECODE, port, "adapter", MODEL) for port in (11, 12)]
+    site.fleet.backends = (*site.prefill, *site.decode)
+    site.work.of("adapter").tokens = 10**6
+    told = site.after(5, requests=9)
+    assert (wanted, told["decode"]["desired"], told["decode"]["reason"]) == (3, 3, "fits")
+    assert told["prefill"]["desired"] == 2, "what was done before was not done in these seconds"
+    site.fleet.backends = (*site.prefill, of_models(Role.DECODE, 11, MODEL), of_models(Role.DECODE, 12, "adapter"))
+    site.after(5)
+    pools = site.autoscaler.pools(Role.DECODE)
+    assert sorted(list(pool.models) for pool in pools) == [["adapter"], [MODEL]]
+
+
 async def test_it_looks_until_it_is_cancelled_also_after_a_look_that_failed() -> None:
     looked, looks = asyncio.Event(), 0
 
