@@ -31,7 +31,7 @@ PLACES: Mapping[str, Sequence[tuple[str, int]]] = {
 }
 
 SETTINGS: dict[str, Any] = {
-    "routing": {"min_novel_tokens": 512, "min_concurrency": 2, "decode_policy": "prefix_aware"},
+    "routing": {"rule": "thresholds", "min_novel_tokens": 512, "min_concurrency": 2},
     "admission": {"prefill_permits": 8},
     "timeouts": {"prefill_timeout_s": 3},
     "ejection": {"first_s": 60},
