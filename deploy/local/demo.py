@@ -32,6 +32,7 @@ GATEWAY_START_S = 30
 
 # A lone short question would otherwise stay on decode: here it shall be handed over.
 GATEWAY_SETTINGS = {
+    "PD_ROUTER_ROUTING__RULE": "thresholds",
     "PD_ROUTER_ROUTING__MIN_NOVEL_TOKENS": "0",
     "PD_ROUTER_ROUTING__MIN_CONCURRENCY": "0",
     "PD_ROUTER_DRAIN__DRAIN_ACCEPT_S": "0",

@@ -19,7 +19,11 @@ ENGINES = [sys.executable, str(ROOT / "deploy" / "local" / "engines.py")]
 SETTLING_S = 2.0
 """How long engines may take to free what nobody needs any more, and to publish what they counted."""
 
-EVERY_PROMPT_IS_HANDED_OVER = {"ROUTING__MIN_NOVEL_TOKENS": "0", "ROUTING__MIN_CONCURRENCY": "0"}
+EVERY_PROMPT_IS_HANDED_OVER = {
+    "ROUTING__RULE": "thresholds",  # what pays on one CPU is another question
+    "ROUTING__MIN_NOVEL_TOKENS": "0",
+    "ROUTING__MIN_CONCURRENCY": "0",
+}
 
 
 @dataclass(frozen=True)

@@ -89,7 +89,7 @@ async def site(pair: Engines) -> AsyncIterator[Site]:
         sections = {
             "listen": {"host": "127.0.0.1", "port": 0},
             "ops": {"port": 0},
-            "routing": {"min_novel_tokens": 256, "min_concurrency": 0},
+            "routing": {"rule": "thresholds", "min_novel_tokens": 256, "min_concurrency": 0},
             "pairs": {"warm_up": False},
             "drain": {"drain_accept_s": 0, "drain_timeout_s": 1},
         }
