@@ -89,7 +89,7 @@ async def test_f18_a_prefill_engine_is_another_after_a_restart() -> None:
         for _ in range(scaled(1, 10)):
             async with here.loading(pause_s=0.05):
                 await asyncio.sleep(1)
-                await fleet.add("prefill", Fault("restart", delay_s=0.5))
+                await fleet.add("prefill", Fault("restart", delay_s=1))
                 await until(lambda: here.state(fleet) != "up", "down", within_s=5)
                 await until(lambda: here.state(fleet) == "up", "up", within_s=10)
             errors, failed = here.row.errors, await here.totals(here.decode)
