@@ -126,7 +126,8 @@ class Pace:
             fixed_s, s_per_token = self._rz / self._rr, 0.0
         self.fixed_s, self.s_per_token = fixed_s, s_per_token
         took_s = self._expected_s(self.compared_tokens)
-        self.tokens_per_s = self.compared_tokens / took_s if self.samples >= ENOUGH and took_s > 0 else None
+        known = self.samples >= ENOUGH and self.compared_tokens <= REACH * self.longest_tokens
+        self.tokens_per_s = self.compared_tokens / took_s if known and took_s > 0 else None
 
     def __repr__(self) -> str:
         return f"<Pace {self.fixed_s:.4f} s + {1e6 * self.s_per_token:.1f} us a token, {self.samples} samples>"

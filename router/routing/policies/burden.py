@@ -5,6 +5,7 @@ was seen to be slower than the median of its pool has as much more to do, the ca
 that is not known is as fast as that.
 """
 
+import random
 from collections.abc import Sequence
 
 from router.call import Call
@@ -24,6 +25,8 @@ KV_WORTH = 0.2
 
 SAME_SPEED = 1.25
 """Engines that differ by less than this factor are equally fast: batches and pauses make as much difference."""
+
+TRIED_SHARE = 1 / 32
 
 MOST = 16.0
 """Times that an engine counts as slower or faster than the median, at most."""
@@ -53,26 +56,27 @@ def pending_tokens(engines: Sequence[Backend]) -> list[float]:
     return line if slow is None else [tokens * times for tokens, times in zip(line, slow, strict=True)]
 
 
-def works(engines: Sequence[Backend], call: Call) -> list[tuple[float, float]]:
+def works(engines: Sequence[Backend], call: Call, slow: Sequence[float] | None) -> list[tuple[float, float]]:
     """What each would have to do with one more call, for policies that look at load only.
 
     A prefill engine's work is its tokens: it computes prompts one after the other. A decode engine's is its streams:
     each step serves all of them, and a prompt's length matters less. What an engine in its slow start has counts more.
     """
-    slow, own_tokens = slowness(engines) or [1.0] * len(engines), call.prompt_tokens
-    return [_work(engine, times, own_tokens) for engine, times in zip(engines, slow, strict=True)]
+    times, own_tokens = slow or [1.0] * len(engines), call.prompt_tokens
+    return [_work(engine, each, own_tokens) for engine, each in zip(engines, times, strict=True)]
 
 
 def weighed(engines: Sequence[Backend], call: Call) -> Weights[tuple[float, float]]:
     """The same, with what it is made of."""
+    slow = slowness(engines)
     parts: dict[str, Sequence[object]] = {
         "requests": [engine.load.requests for engine in engines],
         "tokens": [engine.load.tokens for engine in engines],
         "others_requests": [engine.load.others_requests for engine in engines],
-        "slowness": slowness(engines) or [1.0] * len(engines),
+        "slowness": slow or [1.0] * len(engines),
         "share": [engine.standing.share for engine in engines],
     }
-    return Weights(works(engines, call), parts)
+    return Weights(works(engines, call, slow), parts)
 
 
 def slowness(engines: Sequence[Backend]) -> list[float] | None:
@@ -88,6 +92,15 @@ def slowness(engines: Sequence[Backend]) -> list[float] | None:
         return None
     median = sorted(known)[len(known) // 2]
     return [_bounded(median / speed) if speed else 1.0 for speed in speeds]
+
+
+def slowness_for_pick(engines: Sequence[Backend], rng: random.Random) -> list[float] | None:
+    """The same, but for a small part of all choices, which take the engines for equally fast.
+
+    One that was slow for a while would not be asked again else, so that nobody would hear that it is not any more.
+    """
+    slow = slowness(engines)
+    return None if slow is not None and rng.random() < TRIED_SHARE else slow
 
 
 def _bounded(times: float) -> float:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from router.call import Call
 from router.fleet.backend import Backend
-from router.routing.policies.burden import weighed, works
+from router.routing.policies.burden import slowness_for_pick, weighed, works
 from router.routing.policies.weights import Weights
 
 
@@ -17,7 +17,7 @@ class LeastLoaded:
 
     def pick(self, candidates: Sequence[Backend], call: Call) -> Backend:
         """The candidate with the least work."""
-        loads = works(candidates, call)
+        loads = works(candidates, call, slowness_for_pick(candidates, self._rng))
         least = min(loads)
         return self._rng.choice([engine for engine, load in zip(candidates, loads, strict=True) if load == least])
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from router.call import Call
 from router.fleet.backend import Backend
-from router.routing.policies.burden import weighed, works
+from router.routing.policies.burden import slowness_for_pick, weighed, works
 from router.routing.policies.weights import Weights
 
 
@@ -21,7 +21,7 @@ class PowerOfTwo:
 
     def pick(self, candidates: Sequence[Backend], call: Call) -> Backend:
         """The better of two draws; the only candidate where there is one."""
-        loads = works(candidates, call)
+        loads = works(candidates, call, slowness_for_pick(candidates, self._rng))
         drawn = self._rng.sample(range(len(candidates)), k=min(2, len(candidates)))
         return candidates[min(drawn, key=loads.__getitem__)]
 

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 
 from router.call import Call
 from router.fleet.backend import Backend
-from router.routing.policies.burden import line_tokens, slowness
+from router.routing.policies.burden import line_tokens, slowness, slowness_for_pick
 from router.routing.policies.weights import Weights
 from router.routing.prefix.given import REMEMBERED
 from router.routing.prefix.prefixes import Prefixes
@@ -50,7 +50,7 @@ class PrefixAware:
 
     def pick(self, candidates: Sequence[Backend], call: Call) -> Backend:
         """The cheapest of the candidates that hold most, or of all where those cost too much."""
-        costs = self.weigh(candidates, call).costs
+        costs = self._weigh(candidates, call, slowness_for_pick(candidates, self._rng)).costs
         least = min(costs)
         chosen = costs.index(least)
         if costs.count(least) > 1:
@@ -62,9 +62,12 @@ class PrefixAware:
 
     def weigh(self, candidates: Sequence[Backend], call: Call) -> Weights[float]:
         """Costs in tokens, infinite for those that hold too little while others are preferred."""
+        return self._weigh(candidates, call, slowness(candidates))
+
+    def _weigh(self, candidates: Sequence[Backend], call: Call, slow: list[float] | None) -> Weights[float]:
         held = self._prefixes.held(call).get
         holds = [held(engine, 0) for engine in candidates]
-        pending_by, slow = line_tokens(candidates), slowness(candidates)
+        pending_by = line_tokens(candidates)
         given_by = self._prefixes.index.given.lately(candidates, GIVEN_WORTH)
         loads = zip(pending_by, given_by, holds, strict=True)
         if slow is None:  # the prompt would be the same for all

@@ -13,7 +13,7 @@ from xxhash import xxh3_64_intdigest
 
 from router.call import Call
 from router.fleet.backend import Backend
-from router.routing.policies.burden import pending_tokens, works
+from router.routing.policies.burden import pending_tokens, slowness, works
 from router.routing.policies.least_loaded import LeastLoaded
 from router.routing.policies.weights import Weights
 from router.settings import Routing
@@ -55,7 +55,7 @@ class Session:
             "pending_tokens": pending_tokens(candidates),
             "session": [engine is home for engine in candidates],
         }
-        loads = zip(candidates, works(candidates, call), strict=True)
+        loads = zip(candidates, works(candidates, call, slowness(candidates)), strict=True)
         return Weights([(0.0, 0.0) if engine is home else work for engine, work in loads], parts)
 
     def _home(self, candidates: Sequence[Backend], call: Call) -> Backend | None:

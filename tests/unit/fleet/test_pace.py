@@ -140,3 +140,12 @@ def test_what_is_learnt_takes_no_room_and_hardly_any_time() -> None:
         paces.compute.note(*line(tokens))
     assert not hasattr(paces.compute, "__dict__")
     assert timeit(lambda: paces.decode.note(100, 1.0), number=1) < 1
+
+
+def test_how_fast_an_engine_is_with_long_prompts_is_not_told_from_short_ones() -> None:
+    pace = Pace(compared_tokens=2048)
+    for _ in range(5):
+        pace.note(60, 0.002)
+    assert pace.tokens_per_s is None
+    pace.note(256, 0.008)
+    assert pace.tokens_per_s == pytest.approx(2048 / 0.064, rel=0.2)

@@ -1,14 +1,16 @@
+import random
+
 import pytest
 
 from router.fleet.backend import Backend
-from router.routing.policies.burden import pending_tokens, slowness, tokens_ahead, works
+from router.routing.policies.burden import pending_tokens, slowness, slowness_for_pick, tokens_ahead, works
 from tests.support.builders import a_backend, a_call, paced
 
 CALL = a_call(prompt_tokens=1000)
 
 
 def test_of_as_many_streams_the_shorter_prompts_are_less() -> None:
-    fewer, more = works([a_backend(requests=2, tokens=10), a_backend(requests=2, tokens=20)], CALL)
+    fewer, more = works([a_backend(requests=2, tokens=10), a_backend(requests=2, tokens=20)], CALL, None)
     assert fewer < more
 
 
@@ -24,8 +26,8 @@ def test_what_others_have_there_is_added() -> None:
     assert tokens_ahead(prefill) == 900 + 2 * 2048
     assert pending_tokens([prefill]) == [900 + 2 * 2048]
     assert pending_tokens([decode]) == [0.2 * (900 + 700 + 5 * 500)]
-    assert works([prefill], CALL) == [(900 + 2 * 2048 + 1000, 3 + 1)]
-    assert works([decode], CALL) == [(5 + 1, 1600 + 1000)]
+    assert works([prefill], CALL, None) == [(900 + 2 * 2048 + 1000, 3 + 1)]
+    assert works([decode], CALL, None) == [(5 + 1, 1600 + 1000)]
 
 
 def test_a_decode_engine_has_ahead_of_a_prompt_what_it_computes_itself() -> None:
@@ -50,7 +52,8 @@ def test_engines_that_are_not_known_to_differ_are_equally_fast(speeds: tuple[flo
 def test_slower_ones_have_as_much_more_to_do() -> None:
     assert slowness(prefill(40_000, 20_000, 5_000)) == pytest.approx([0.5, 1, 4])
     assert pending_tokens(prefill(40_000, 20_000, 5_000)) == pytest.approx([500, 1000, 4000])
-    assert [streams for streams, _ in works(decode(200, 100, 50), CALL)] == pytest.approx([1.5, 3, 6])
+    engines = decode(200, 100, 50)
+    assert [streams for streams, _ in works(engines, CALL, slowness(engines))] == pytest.approx([1.5, 3, 6])
     assert pending_tokens(decode(200, 100, 50)) == pytest.approx([100, 200, 400])
 
 
@@ -68,3 +71,13 @@ def test_each_pool_is_weighed_by_what_it_does() -> None:
     paced(engine, prefill_tokens_per_s=100)
     paced(other, prefill_tokens_per_s=10_000)
     assert slowness([engine, other]) is None
+
+
+def test_some_choices_take_all_for_equally_fast_so_that_a_slow_one_is_seen_again() -> None:
+    engines, rng = prefill(20_000, 5_000), random.Random(1)
+    drawn = [slowness_for_pick(engines, rng) for _ in range(3200)]
+    assert 60 < drawn.count(None) < 140
+    assert all(slow == slowness(engines) for slow in drawn if slow)
+    alike = random.Random(1)
+    assert slowness_for_pick(prefill(20_000, 20_000), alike) is None
+    assert alike.random() == random.Random(1).random(), "nothing is drawn where there is nothing to choose"

@@ -1,4 +1,5 @@
 import random
+from collections import Counter
 
 import pytest
 
@@ -52,7 +53,8 @@ def test_a_slow_engine_that_has_nothing_to_do_is_left_alone_while_a_fast_one_has
     for engine, speed in ((fast, 20_000), (slow, 2000)):
         paced(engine, prefill_tokens_per_s=speed, decode_tokens_per_s=speed)
     policy = LeastLoaded(random.Random(1))
-    assert {policy.pick([fast, slow], a_call(prompt_tokens=8000)) for _ in range(20)} == {fast}
+    picked = Counter(policy.pick([fast, slow], a_call(prompt_tokens=8000)) for _ in range(320))
+    assert 1 <= picked[slow] < 32, "now and then, to see whether it still is"
 
 
 @pytest.mark.parametrize("role", [Role.PREFILL, Role.DECODE])

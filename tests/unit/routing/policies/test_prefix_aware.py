@@ -1,4 +1,5 @@
 import random
+from collections import Counter
 from typing import Any
 
 from router.call import Call
@@ -59,7 +60,8 @@ def test_a_slow_engine_that_has_nothing_to_do_is_left_alone_while_a_fast_one_has
     for engine, speed in ((fast, 20_000), (slow, 2000)):
         paced(engine, prefill_tokens_per_s=speed)
     fast.load.tokens = 100
-    assert {routed.pick([fast, slow], prompt(8000)) for _ in range(20)} == {fast}
+    picked = Counter(routed.pick([fast, slow], prompt(8000)) for _ in range(320))
+    assert 1 <= picked[slow] < 32, "now and then, to see whether it still is"
     routed.holds(slow, prompt(8000))
     assert routed.pick([fast, slow], prompt(8000, more=100)) is slow, "there is little left to compute"
 
