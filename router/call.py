@@ -7,7 +7,7 @@ prompts. Sending the client's bytes would save less than it costs to look for wh
 the prompt, is serialised once for all legs.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -47,6 +47,9 @@ LONG_FIELDS = ("messages", "prompt", "tools")
 MAX_NUMBER = 2**63
 """The parser turns larger integers into the nearest double: what an engine got would not be what the client sent."""
 
+
+NUMBERS = frozenset((int, float))
+"""What the parser makes of numbers; its `bool` is none."""
 
 MAX_SESSION_CHARS = 256
 
@@ -155,18 +158,19 @@ def understand(
     _check(fields)
     options = fields.get("stream_options")
     long = {name: orjson.dumps(fields[name]) for name in LONG_FIELDS if name in fields}
+    prompt_bytes = _prompt_bytes(api, fields, long)
     return Call(
         trace=trace,
         api=api,
         model=fields["model"],
         stream=bool(fields.get("stream")),
         include_usage=isinstance(options, dict) and options.get("include_usage") is True,
-        max_tokens=min((fields[k] for k in TOKEN_LIMITS if _is_count(fields.get(k))), default=None),
-        prompt_tokens=_prompt_tokens(api, fields, long),
-        undisaggregatable=next(_obstacles(api, fields, long), None),
+        max_tokens=min([fields[k] for k in TOKEN_LIMITS if k in fields and _is_count(fields[k])], default=None),
+        prompt_tokens=_prompt_tokens(api, fields, prompt_bytes),
+        undisaggregatable=_obstacle(api, fields, long),
         fields=fields,
         wire=_asking_for_usage(fields) | {name: orjson.Fragment(content) for name, content in long.items()},
-        prompt_bytes=_prompt_bytes(api, fields, long),
+        prompt_bytes=prompt_bytes,
         session=_session(session, fields),
     )
 
@@ -186,10 +190,11 @@ def _check(fields: Mapping[str, Any]) -> None:
     model = fields.get("model")
     if not isinstance(model, str) or not model:
         raise InvalidRequest("model must be a non-empty string", param="model")
-    if not isinstance(fields.get("stream"), bool | None):
+    stream = fields.get("stream")
+    if not (stream is None or stream is True or stream is False):
         raise InvalidRequest("stream must be true or false", param="stream")
     for name, value in fields.items():
-        if isinstance(value, int | float) and abs(value) >= MAX_NUMBER:
+        if type(value) in NUMBERS and abs(value) >= MAX_NUMBER:
             raise InvalidRequest(f"{name} must be a number of at most 64 bits", param=name)
 
 
@@ -201,40 +206,44 @@ def _without_engine_fields(fields: dict[str, Any], strip: bool) -> None:
         del fields[name]
 
 
-def _obstacles(api: Api, fields: Mapping[str, Any], long: Mapping[str, bytes]) -> Iterator[str]:
+def _obstacle(api: Api, fields: Mapping[str, Any], long: Mapping[str, bytes]) -> str | None:
     """What in the body must see one engine only.
 
     Several prompts or sequences in one request: the hand-over covers the first prompt, once. Prompt log-probabilities:
     the decode engine has no logits of a prompt that it pulled. Fields that the prefill leg overwrites must be well
     formed, so that an engine refuses them before KV is computed for nothing.
     """
+    given = fields.get
+    if obstacle := _no_single_prompt(api, fields, long):
+        return obstacle
+    if given("n") not in (None, 1) or given("best_of") not in (None, 1) or given("use_beam_search"):
+        return "several_sequences"
+    if given("prompt_logprobs") is not None or (given("echo") and given("logprobs") is not None):
+        return "prompt_logprobs"
+    limits = [fields[k] for k in TOKEN_LIMITS if given(k) is not None]
+    if not all(_is_count(limit) and limit > 0 for limit in limits):
+        return "token_limit"
+    minimum = given("min_tokens")
+    if minimum is not None and not (_is_count(minimum) and minimum <= min(limits, default=minimum)):
+        return "min_tokens"
+    options = given("stream_options")
+    if options is not None and not (given("stream") and isinstance(options, dict)):
+        return "stream_options"
+    return None
+
+
+def _no_single_prompt(api: Api, fields: Mapping[str, Any], long: Mapping[str, bytes]) -> str | None:
+    if api is Api.CHAT:
+        messages = fields.get("messages")
+        return None if messages and isinstance(messages, list) else "no_messages"
     prompt = fields.get("prompt")
-    if api is Api.COMPLETIONS and isinstance(prompt, list) and not _is_token_ids(long["prompt"]):
-        yield "several_prompts"
-    if api is Api.COMPLETIONS and not prompt:
-        yield "no_prompt"
-    if api is Api.CHAT and not (isinstance(fields.get("messages"), list) and fields["messages"]):
-        yield "no_messages"
-    if any(fields.get(k) not in (None, 1) for k in ("n", "best_of")) or fields.get("use_beam_search"):
-        yield "several_sequences"
-    if fields.get("prompt_logprobs") is not None or (fields.get("echo") and fields.get("logprobs") is not None):
-        yield "prompt_logprobs"
-    if any(fields.get(k) is not None and not (_is_count(fields[k]) and fields[k] > 0) for k in TOKEN_LIMITS):
-        yield "token_limit"
-    if fields.get("min_tokens") is not None:
-        limits = [fields[k] for k in TOKEN_LIMITS if fields.get(k) is not None]
-        if not _is_count(fields["min_tokens"]) or any(
-            fields["min_tokens"] > limit for limit in limits if _is_count(limit)
-        ):
-            yield "min_tokens"
-    if fields.get("stream_options") is not None and not (
-        fields.get("stream") and isinstance(fields["stream_options"], dict)
-    ):
-        yield "stream_options"
+    if isinstance(prompt, list) and not _is_token_ids(long["prompt"]):
+        return "several_prompts"
+    return None if prompt else "no_prompt"
 
 
 def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    return type(value) is int and value >= 0
 
 
 def _is_token_ids(prompt: bytes) -> bool:
@@ -250,10 +259,10 @@ def _session(of_head: str | None, fields: Mapping[str, Any]) -> str | None:
     return next((hint for hint in hints if isinstance(hint, str) and 0 < len(hint) <= MAX_SESSION_CHARS), None)
 
 
-def _prompt_tokens(api: Api, fields: Mapping[str, Any], long: Mapping[str, bytes]) -> int:
+def _prompt_tokens(api: Api, fields: Mapping[str, Any], prompt_bytes: int) -> int:
     if api is Api.COMPLETIONS:
         return _tokens_of_prompt(fields.get("prompt"))
-    return _prompt_bytes(api, fields, long) // BYTES_PER_TOKEN
+    return prompt_bytes // BYTES_PER_TOKEN
 
 
 def _prompt_bytes(api: Api, fields: Mapping[str, Any], long: Mapping[str, bytes]) -> int:

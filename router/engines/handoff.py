@@ -134,10 +134,10 @@ def _are_block_ids(ids: object) -> bool:
     """Non-empty, integers, flat or one list per KV cache group."""
     if not isinstance(ids, list) or not ids:
         return False
-    if all(isinstance(group, list) for group in ids):
-        return all(group and all(map(_is_block_id, group)) for group in ids)
-    return all(map(_is_block_id, ids))
+    groups = ids if type(ids[0]) is list else [ids]
+    return all(map(_is_group, groups))
 
 
-def _is_block_id(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+def _is_group(ids: object) -> bool:
+    """Whether these are block ids. A prompt of 100,000 tokens has 6,250, so they are not looked at one by one."""
+    return isinstance(ids, list) and set(map(type, ids)) == {int} and min(ids) >= 0

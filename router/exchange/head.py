@@ -7,22 +7,19 @@ none travels. Compressed answers are not asked for: nothing here would unpack th
 from router.call import Trace
 from router.fleet.backend import Backend
 
+FIXED = "content-type: application/json\r\naccept: */*\r\naccept-encoding: identity\r\n"
+
 
 def post(backend: Backend, path: str, body_bytes: int, trace: Trace) -> bytes:
     """The head of a JSON request of `body_bytes` to an engine."""
-    lines = [
-        f"POST {path} HTTP/1.1",
-        f"host: {backend.id}",
-        "content-type: application/json",
-        "accept: */*",
-        "accept-encoding: identity",
-        f"x-request-id: {trace.request_id}",
-        f"content-length: {body_bytes}",
-    ]
+    more = ""
     if backend.holdings is not None:
-        lines.append(f"x-session-id: {trace.request_id}")  # comes back in its KV events
+        more += f"x-session-id: {trace.request_id}\r\n"  # comes back in its KV events
     if backend.key is not None:
-        lines.append(f"authorization: Bearer {backend.key}")
+        more += f"authorization: Bearer {backend.key}\r\n"
     if trace.traceparent is not None:
-        lines.append(f"traceparent: {trace.traceparent}")
-    return "\r\n".join([*lines, "", ""]).encode("latin-1")
+        more += f"traceparent: {trace.traceparent}\r\n"
+    return (
+        f"POST {path} HTTP/1.1\r\nhost: {backend.id}\r\n{FIXED}"
+        f"x-request-id: {trace.request_id}\r\ncontent-length: {body_bytes}\r\n{more}\r\n"
+    ).encode("latin-1")
