@@ -17,7 +17,7 @@ from router.fleet.backend import Backend
 from router.fleet.fleet import Fleet
 from router.fleet.pairs import Life, Meeting, Pairs
 from router.fleet.standing import State
-from router.settings import Role
+from router.settings.engines import Role
 from router.supervision import Tasks, last_resort
 from router.telemetry.events import Clock, WarmUpObserver
 

@@ -14,7 +14,7 @@ from router.fleet.backend import Backend, ModelCard
 from router.fleet.fleet import Fleet
 from router.fleet.identity import identity
 from router.fleet.standing import State
-from router.settings import Probes
+from router.settings.fleet import Probes
 from router.supervision import last_resort
 from router.telemetry.events import Clock
 

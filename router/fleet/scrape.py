@@ -12,7 +12,7 @@ from router.engines.gauges import read_gauges
 from router.engines.vllm import cache_tokens
 from router.fleet.backend import Backend
 from router.fleet.fleet import Fleet
-from router.settings import Scrapes
+from router.settings.fleet import Scrapes
 from router.supervision import last_resort
 from router.telemetry.events import Clock
 

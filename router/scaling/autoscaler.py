@@ -19,7 +19,8 @@ from router.scaling.demand import Demand, decode_demand, prefill_demand
 from router.scaling.steady import Desired, Limits, Reason, step
 from router.scaling.watch import Look, Watch, summed
 from router.scaling.work import PrefillWork
-from router.settings import Autoscale, Role
+from router.settings.engines import Role
+from router.settings.scaling import Autoscale
 from router.supervision import last_resort
 from router.telemetry.events import Clock
 

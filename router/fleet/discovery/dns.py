@@ -19,7 +19,8 @@ from typing import Generic, NamedTuple, Protocol, TypeVar
 from tenacity import AsyncRetrying, retry_if_result, wait_exponential, wait_random
 
 from router.fleet.discovery.file import Failed, Found
-from router.settings import BackendSettings, DnsPool, Question, Role
+from router.settings.discovery import DnsPool, Question
+from router.settings.engines import BackendSettings, Role
 from router.supervision import last_resort
 
 log = logging.getLogger(__name__)

@@ -11,7 +11,8 @@ from pathlib import Path
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from router.settings import BackendSettings, FileDiscovery
+from router.settings.discovery import FileDiscovery
+from router.settings.engines import BackendSettings
 from router.supervision import last_resort
 
 log = logging.getLogger(__name__)

@@ -17,7 +17,7 @@ from router.fleet.backend import Backend
 from router.fleet.kv_events.decode import BadBatch, decode
 from router.fleet.kv_events.events import Batch, BlockHash, Event, Removed, Stored, slices
 from router.fleet.kv_events.holdings import Holdings, Turn
-from router.settings import KvEvents
+from router.settings.engines import KvEvents
 from router.supervision import last_resort
 
 log = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ from router.fleet.backend import Backend, ModelCard
 from router.fleet.fleet import Fleet
 from router.fleet.probes import Prober
 from router.fleet.standing import State
-from router.settings import Probes
+from router.settings.fleet import Probes
 from tests.support.builders import MODEL, a_backend
 from tests.support.virtual_time import virtual_time
 

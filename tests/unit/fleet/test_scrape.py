@@ -9,7 +9,7 @@ from router.errors import Outcome
 from router.fleet.backend import Backend
 from router.fleet.fleet import Fleet
 from router.fleet.scrape import MAX_PAGE_BYTES, Scraper
-from router.settings import Scrapes
+from router.settings.fleet import Scrapes
 from tests.support.builders import a_backend
 from tests.support.virtual_time import virtual_time
 
