@@ -21,7 +21,7 @@ from router.scaling.watch import Look, Watch, summed
 from router.scaling.work import PrefillWork
 from router.settings.engines import Role
 from router.settings.scaling import Autoscale
-from router.supervision import last_resort
+from router.supervision import LastResort
 from router.telemetry.events import Clock
 
 Waiting = Callable[[Role, str], int]
@@ -64,9 +64,10 @@ class Autoscaler:
 
     async def run(self) -> None:
         """Look until cancelled."""
+        last_resort = LastResort("autoscaler")
         while True:
             await asyncio.sleep(self._rules.interval_s)
-            with last_resort("autoscaler"):
+            with last_resort.turn():
                 self.look()
 
     def look(self) -> None:
