@@ -31,7 +31,9 @@ from router.routing.prefix.blocks import BLOCK_TOKENS
 from router.routing.prefix.index import PrefixIndex
 from router.routing.prefix.prefixes import Prefixes
 from router.routing.prefix.truth import Truth
-from router.settings import BackendSettings, Probes, load
+from router.settings.engines import BackendSettings
+from router.settings.fleet import Probes
+from router.settings.loading import load
 from router.sim.config import Role, SimConfig
 from router.sim.engine import SimEngine
 

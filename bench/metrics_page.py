@@ -13,7 +13,7 @@ from prometheus_client.exposition import choose_encoder
 
 from router.assembly import Assembly, build
 from router.engines.gauges import Gauges
-from router.settings import Settings
+from router.settings.tree import Settings
 from router.telemetry.histogram import BulkHistogram
 from router.telemetry.page import page
 

@@ -22,7 +22,10 @@ from router.routing.prefix.index import PrefixIndex
 from router.routing.prefix.prefixes import Prefixes
 from router.routing.route import Route
 from router.routing.timed import Timed
-from router.settings import Admission, BackendSettings, PairRules, Probes, Role, Routing
+from router.settings.admission import Admission
+from router.settings.engines import BackendSettings, Role
+from router.settings.fleet import PairRules, Probes
+from router.settings.routing import Routing
 from router.telemetry.events import RouteKind
 
 MODEL = "m"

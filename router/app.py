@@ -13,11 +13,9 @@ from router.assembly import Assembly, build
 from router.edge.census import raise_file_limit
 from router.edge.server import Listener, inherit, listen, listener, url_of
 from router.fleet.discovery.sources import Sources
-from router.settings import (
-    Listen,
-    Settings,
-    clients_key,
-)
+from router.settings.edge import Listen
+from router.settings.keys import clients_key
+from router.settings.tree import Settings
 from router.supervision import Tasks
 from router.telemetry.logs import Lines, configure
 

@@ -60,17 +60,11 @@ from router.routing.choose import Chooser, Partners, partners_of
 from router.routing.prefix.truth import Truth
 from router.scaling.autoscaler import Autoscaler, Capacity
 from router.scaling.work import PrefillWork
-from router.settings import (
-    NO_KV_EVENTS,
-    BackendSettings,
-    Settings,
-    SettingsError,
-    can_trace,
-    clients_key,
-    engine_key,
-    kv_events_installed,
-    operators_token,
-)
+from router.settings.engines import BackendSettings
+from router.settings.extras import NO_KV_EVENTS, can_trace, kv_events_installed
+from router.settings.faults import SettingsError
+from router.settings.keys import clients_key, engine_key, operators_token
+from router.settings.tree import Settings
 from router.telemetry.audit import Audit
 from router.telemetry.edge import EdgeMetrics
 from router.telemetry.events import Clock, NoTraces, Observers, Traces

@@ -19,7 +19,12 @@ from pydantic import BaseModel
 from router import __version__
 from router.bench import main as bench
 from router.explain import ask as explain
-from router.settings import BackendSettings, Listen, Log, Ops, Role, Settings, SettingsError, effective, load
+from router.settings.edge import Listen, Ops
+from router.settings.engines import BackendSettings, Role
+from router.settings.faults import SettingsError
+from router.settings.loading import load
+from router.settings.telemetry import Log
+from router.settings.tree import Settings, effective
 from router.sim import main as sim
 from router.sim.latency import PROFILES
 

@@ -14,7 +14,10 @@ from rich.panel import Panel
 from rich.table import Table
 
 from router.app import Running, running
-from router.settings import BackendSettings, Listen, Role, Settings, clients_key
+from router.settings.edge import Listen
+from router.settings.engines import BackendSettings, Role
+from router.settings.keys import clients_key
+from router.settings.tree import Settings
 from router.sim.config import SimConfig
 from router.sim.fleet import SimFleet
 from router.telemetry.logs import configure

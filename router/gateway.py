@@ -22,7 +22,7 @@ from router.routing.choose import Chooser
 from router.routing.route import Route, Shortage
 from router.routing.sent import Sent
 from router.routing.timed import Timed
-from router.settings import Role
+from router.settings.engines import Role
 from router.telemetry.events import Clock, Journey, NoTraces, Observers, RouteKind, Traces
 
 log = logging.getLogger(__name__)

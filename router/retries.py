@@ -38,7 +38,7 @@ from router.fleet.backend import Backend
 from router.fleet.fleet import Fleet
 from router.fleet.pairs import Pairs
 from router.routing.route import Route
-from router.settings import Retries as Rules
+from router.settings.exchange import Retries as Rules
 from router.telemetry.events import Clock, Journey, RouteKind
 
 LOST = (ConnectFailed, ConnectionLost)

@@ -1,21 +1,127 @@
-"""Background work with an owner: every task has a name, ends with its owner, and a crash is logged, not lost."""
+"""Background work with an owner: every task has a name, ends with its owner, and a crash is logged, not lost.
+
+Work that goes on for ever has turns, and a `LastResort`, so that one that fails is not the last. A fault that stays
+is met at every turn: it is told in full once, then ever more rarely and counted, and once more when it is gone.
+"""
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Iterator
+import traceback
+from collections.abc import Coroutine, Hashable, Iterator
 from contextlib import contextmanager
+from enum import Enum
 from typing import Any
 
 log = logging.getLogger(__name__)
 
+FIRST_PAUSE_S = 60.0
+"""Between a fault's first line and its second; every further pause is twice as long."""
 
-@contextmanager
-def last_resort(work: str) -> Iterator[None]:
-    """A turn of work that goes on for ever: if it fails, by whatever, that is logged, and the next turn can come."""
-    try:
-        yield
-    except Exception:
-        log.exception("background work failed", extra={"facts": {"work": work}})
+LONGEST_PAUSE_S = 3600.0
+"""However long a fault stays, somebody who looks at the last hour of the log sees it."""
+
+QUIET_S = 60.0
+"""So long without a failure, a fault is gone; what fails at every second turn is one fault, not many."""
+
+
+class Telling(Enum):
+    """How much of a failure the log is told."""
+
+    ALL = "with its traceback"
+    BRIEFLY = "that it is still so"
+    NOTHING = "counted"
+
+
+class Trouble:
+    """A fault of some work, from its first failure until it is gone. Times are the event loop's, in seconds."""
+
+    def __init__(self, now: float) -> None:
+        self.began_at = self.failed_at = now
+        self.failures = 0
+        self._known: set[Hashable] = set()
+        self._pause_s = FIRST_PAUSE_S
+        self._tell_at = now + FIRST_PAUSE_S
+
+    def failed(self, kind: Hashable, now: float) -> Telling:
+        """Once more; what to tell of it. A failure of another kind is news however soon it comes."""
+        self.failures += 1
+        self.failed_at = now
+        if kind not in self._known:
+            self._known.add(kind)
+            return Telling.ALL
+        if now < self._tell_at:
+            return Telling.NOTHING
+        self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
+        self._tell_at = now + self._pause_s
+        return Telling.BRIEFLY
+
+    def gone(self, now: float) -> bool:
+        """Whether a turn that goes well now is more than luck."""
+        return now - self.failed_at >= QUIET_S
+
+
+class LastResort:
+    """Of one piece of work that goes on for ever: whatever a turn of it fails by, the next one can come.
+
+    `expected` are failures that are no mistake in the gateway: they are told without a traceback.
+    """
+
+    def __init__(self, work: str, expected: type[Exception] | tuple[type[Exception], ...] = ()) -> None:
+        self._work = work
+        self._expected = expected
+        self._trouble: Trouble | None = None
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """One turn; a failure in it ends the turn and is logged, or counted, and goes no further."""
+        # Some turns end by failing only: after trouble one is well when it has lasted for a while.
+        lasting = self._trouble and asyncio.get_running_loop().call_later(QUIET_S, self._gone)
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 - it is logged
+            self._failed(error)
+        else:
+            if self._trouble and self._trouble.gone(_now()):
+                self._gone()
+        finally:
+            if lasting:
+                lasting.cancel()
+
+    def _failed(self, error: Exception) -> None:
+        now = _now()
+        self._trouble = trouble = self._trouble or Trouble(now)
+        match trouble.failed(_kind(error), now):
+            case Telling.ALL:
+                facts: dict[str, object] = {"work": self._work, "why": _why(error)}
+                mistake = None if isinstance(error, self._expected) else error
+                log.error("background work failed", exc_info=mistake, extra={"facts": facts})
+            case Telling.BRIEFLY:
+                facts = {**self._facts(trouble, now), "why": _why(error)}
+                log.error("background work still fails", extra={"facts": facts})
+
+    def _gone(self) -> None:
+        if self._trouble:
+            facts = self._facts(self._trouble, self._trouble.failed_at)
+            log.info("background work is well again", extra={"facts": facts})
+            self._trouble = None
+
+    def _facts(self, trouble: Trouble, until: float) -> dict[str, object]:
+        return {"work": self._work, "failures": trouble.failures, "for_s": round(until - trouble.began_at)}
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def _kind(error: Exception) -> Hashable:
+    """Failures of one sort, raised at one place, are one fault: what they say may differ from turn to turn."""
+    *_, (frame, line) = traceback.walk_tb(error.__traceback__)
+    return type(error), frame.f_code.co_filename, line
+
+
+def _why(error: Exception) -> str:
+    """One line."""
+    return " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
 
 
 class Tasks:

@@ -17,7 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from router.app import Running, running
 from router.bench.client import asker, request
 from router.call import Api
-from router.settings import load
+from router.settings.loading import load
 
 MODEL = "sim-8b"
 ENGINE = ("--gpu", "h200", "--kv-blocks", "32768", "--decode-step-s", "0.02")

@@ -115,11 +115,20 @@ TROUBLE = (
         bad_from=1,
     ),
     Panel(
+        "Slow pairs",
+        "short",
+        "Pairs of engines between which a hand-over takes longer than computing the prompt, as learnt from requests. "
+        "Which: /fleet, slow_pairs. The fleet's network is meant to be fast: look for the link.",
+        "Slow links",
+        [Query("max by (instance) (pd_router_slow_pairs)", "{{instance}}")],
+    ),
+    Panel(
         "KV given back early",
         "short",
         "Hand-overs per second that were not used, by why. Much client_gone: clients give up, look at first tokens.",
         "PdRouterKvStranded",
         [rates("kv_released_total", "reason")],
+        width=12,
         kind="stack",
     ),
     Panel(
@@ -128,6 +137,7 @@ TROUBLE = (
         "Hand-overs per second that could not be given back, by why. Prefill keeps their KV until the lease ends.",
         "PdRouterKvStranded",
         [rates("kv_stranded_total", "reason")],
+        width=12,
         kind="stack",
     ),
     Panel(

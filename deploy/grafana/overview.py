@@ -221,10 +221,45 @@ HAND_OVER = (
 )
 
 
+ARMS = (
+    Panel(
+        "Time to first token by mode",
+        "s",
+        "Streams of all models, while two modes are compared. auto below local: hand-overs are worth it. Above: they "
+        "cost more than they save, see Slow pairs, and Decisions for the reasons.",
+        "Two modes compared",
+        percentiles("arm_ttft_seconds", "arm"),
+    ),
+    Panel(
+        "Time between tokens by mode",
+        "s",
+        "As clients see it. Both modes share the engines, and so the stalls that one of them causes: two fleets would "
+        "differ by more.",
+        "Two modes compared",
+        percentiles("arm_inter_token_seconds", "arm", quantiles=(0.5, 0.99)),
+    ),
+    Panel(
+        "Streams by mode",
+        "reqps",
+        "What the two panels beside stand on. Nothing: one mode is in force. A hundred streams of each mode before a "
+        "p90 is believed, a thousand before a p99.",
+        "Two modes compared",
+        [rates("arm_ttft_seconds_count", "arm")],
+        kind="stack",
+    ),
+)
+
+
 def dashboard() -> Dashboard:
     """The dashboard *Overview*."""
     prices = [text(f"{pool}_usd_per_h", f"{pool} $/h", price) for pool, price in PRICES.items()]
     variables: list[Variable] = [values("model", "Model", "pd_router_requests_total"), *prices]
-    rows = {"Now": NOW, "Users": USERS, "Two pools, two queues": POOLS, "Hand-over": HAND_OVER}
+    rows = {
+        "Now": NOW,
+        "Users": USERS,
+        "Two pools, two queues": POOLS,
+        "Hand-over": HAND_OVER,
+        "Two modes compared": ARMS,
+    }
     about = "Are users served well, which pool is short, does the hand-over work, what does a token cost?"
     return board("pd-router-overview", "Overview", about, variables, rows)

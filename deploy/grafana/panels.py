@@ -39,7 +39,8 @@ class Query:
 class Panel:
     """One panel. `about` tells what it shows and what to do about it; `runbook` is the heading of the entry.
 
-    `bad_from`: the value from which it is red. `width`: of the 24 columns.
+    `bad_from`: the value from which it is red. `width`: of the 24 columns. `least`: where the axis begins; None: where
+    the values do.
     """
 
     title: str
@@ -52,12 +53,15 @@ class Panel:
     bad_from: float | None = None
     good_from: float | None = None
     most: float | None = None
+    least: float | None = 0
 
     def build(self) -> Builder:
         """The panel for Grafana."""
         panel = self._number() if self.kind == "number" else self._lines()
         panel = panel.title(self.title).description(self.about).unit(self.unit).datasource(DATASOURCE).span(self.width)
-        panel = panel.links([_runbook(self.runbook)]).min(0).thresholds(self._thresholds())
+        panel = panel.links([_runbook(self.runbook)]).thresholds(self._thresholds())
+        if self.least is not None:
+            panel = panel.min(self.least)
         for name, query in zip(string.ascii_uppercase, self.queries, strict=False):
             target = prometheus.Dataquery().ref_id(name).expr(query.expr).legend_format(query.legend)
             panel = panel.with_target(target.range())

@@ -1,6 +1,7 @@
 """Which engine is it?"""
 
 from collections.abc import Sequence
+from typing import Literal
 
 from grafana_foundation_sdk.builders.dashboard import Dashboard
 
@@ -10,9 +11,9 @@ from deploy.grafana.panels import Panel, Query, percentiles
 POOL = '{pool=~"$pool"}'
 
 
-def per_engine(metric: str) -> Sequence[Query]:
-    """One line per engine; where several gateways tell, the highest."""
-    return [Query(f"max by (pool, backend) (pd_router_{metric}{POOL})", "{{pool}} {{backend}}")]
+def per_engine(metric: str, of_gateways: Literal["max", "min"] = "max") -> Sequence[Query]:
+    """One line per engine; where several gateways tell, the highest, or the lowest."""
+    return [Query(f"{of_gateways} by (pool, backend) (pd_router_{metric}{POOL})", "{{pool}} {{backend}}")]
 
 
 def own(metric: str) -> Sequence[Query]:
@@ -21,7 +22,7 @@ def own(metric: str) -> Sequence[Query]:
 
 
 def rate_per_engine(metric: str) -> Sequence[Query]:
-    """One line per engine, of a counter that every gateway copies from the engine."""
+    """One line per engine, of a counter that every gateway has from the engine."""
     rate = f"rate(pd_router_{metric}{POOL}[$__rate_interval])"
     return [Query(f"max by (pool, backend) ({rate})", "{{pool}} {{backend}}")]
 
@@ -174,9 +175,83 @@ WORK = (
 )
 
 
+LEARNT = (
+    Panel(
+        "Prompt tokens that it computes",
+        "short",
+        "Per second, as requests took. One engine well below its pool: it is throttled, or shared; it gets fewer "
+        "requests already.",
+        "Slow links",
+        per_engine("learnt_prefill_tokens_per_second", "min"),
+    ),
+    Panel(
+        "Tokens of one stream",
+        "short",
+        "Per second, as streams took. All fall together: larger batches. One alone: that engine, which gets fewer "
+        "streams already.",
+        "Slow links",
+        per_engine("learnt_decode_tokens_per_second", "min"),
+    ),
+    Panel(
+        "Hand-over over its best link",
+        "s",
+        "What 4,096 tokens would take to each decode engine. One engine slow: its own network. All: the fabric between "
+        "the pools, or TCP where RDMA was meant. Single links: /fleet, slow_pairs.",
+        "Slow links",
+        per_engine("learnt_handover_seconds"),
+    ),
+)
+
+KV_EVENTS = (
+    Panel(
+        "Tokens in its KV cache",
+        "short",
+        "By its KV events. Nothing: the engine has no kv_events in the settings. A fall to 0: it was "
+        "restarted, or events are missing.",
+        "KV events",
+        per_engine("kv_held_tokens"),
+        width=12,
+    ),
+    Panel(
+        "Estimate less what it holds",
+        "short",
+        "Tokens that a gateway takes to be cached beyond those that are. Well above 0: events are missing, or tokens "
+        "per byte are misjudged. Below: the engine holds what others sent.",
+        "KV events",
+        [Query(f"pd_router_kv_estimate_error_tokens{POOL}", "{{instance}} {{pool}} {{backend}}")],
+        width=12,
+        least=None,
+    ),
+    Panel(
+        "Batches of KV events",
+        "short",
+        "Per second, one for each step of the engine that stores or evicts. None, with requests on it: its publisher, "
+        "or the way to it, is broken; it is judged by the estimate alone.",
+        "KV events",
+        rate_per_engine("kv_event_batches_total"),
+        width=12,
+    ),
+    Panel(
+        "KV events missed",
+        "short",
+        "Gaps per second, how often the engine was asked to repeat, and its restarts. Gaps that go on: the gateway is "
+        "short of CPU, or loses connections. More gaps than repeats: set a replay_endpoint.",
+        "KV events",
+        [
+            Query(
+                f"sum by (pool, backend) (rate(pd_router_kv_event_{what}_total{POOL}[$__rate_interval]))",
+                f"{what} {{{{pool}}}} {{{{backend}}}}",
+            )
+            for what in ("gaps", "replays", "restarts")
+        ],
+        width=12,
+    ),
+)
+
+
 def dashboard() -> Dashboard:
     """The dashboard *Pool detail*."""
-    rows = {"State": STATE, "Load": LOAD, "Size": SIZE, "Work": WORK}
+    rows = {"State": STATE, "Load": LOAD, "Size": SIZE, "Work": WORK, "Learnt": LEARNT, "KV events": KV_EVENTS}
     about = "Engine by engine: which is out, slow, full, or cannot transfer KV?"
     variables = [values("pool", "Pool", "pd_router_backend_up")]
     return board("pd-router-pool-detail", "Pool detail", about, variables, rows)

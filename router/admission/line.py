@@ -11,7 +11,8 @@ from collections import deque
 from collections.abc import Iterable
 
 from router.errors import Unavailable
-from router.settings import Admission, Role
+from router.settings.admission import Admission
+from router.settings.engines import Role
 from router.telemetry.events import Clock
 
 RATE_WINDOW_S = 10.0

@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 
 from router.admission.line import Line
 from router.fleet.backend import Backend
-from router.settings import Admission, Role
+from router.settings.admission import Admission
+from router.settings.engines import Role
 
 FULL_S = 1.0
 """How long an engine that answers 503 is left alone: it looks idle otherwise, and draws what others have room for."""

@@ -17,7 +17,7 @@ from router.fleet.pairs import Pairs
 from router.routing.disaggregation import MISSED
 from router.routing.modes import Modes
 from router.scaling.autoscaler import Autoscaler
-from router.settings import Role
+from router.settings.engines import Role
 from router.telemetry.events import Clock
 
 FRESH_S = 0.5

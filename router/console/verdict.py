@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 
-from router.settings import Role
+from router.settings.engines import Role
 
 NEARLY_FULL = 0.8
 

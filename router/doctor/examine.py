@@ -18,7 +18,8 @@ from router.exchange.rehearsal import Rehearsed, common_model
 from router.exchange.transport import EngineTransport
 from router.fleet.backend import Backend
 from router.fleet.discovery.sources import Sources
-from router.settings import Role, Settings
+from router.settings.engines import Role
+from router.settings.tree import Settings
 
 PUBLISHED_WITHIN_S = 2.0
 """Engines publish what they counted with a later step: some 0.3 s after an answer, later when they are busy."""

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from router.doctor.examine import EngineFinding, Findings, PairFinding, Verdict
-from router.settings import Role
+from router.settings.engines import Role
 
 INDENT = "    "
 

@@ -11,7 +11,8 @@ from router.fleet.fleet import Fleet
 from router.fleet.membership import Membership
 from router.routing.choose import Chooser
 from router.routing.modes import Modes
-from router.settings import BackendSettings, Mode
+from router.settings.engines import BackendSettings
+from router.settings.routing import Mode
 from router.telemetry.events import Clock
 
 MAX_BODY_BYTES = 64 << 10

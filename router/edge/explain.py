@@ -17,7 +17,7 @@ from router.edge.request_ids import RequestIds
 from router.errors import InvalidRequest, RequestError
 from router.explain.explainer import Explainer
 from router.gateway import Gateway
-from router.settings import Mode
+from router.settings.routing import Mode
 
 APIS = {api.label: api for api in Api}
 

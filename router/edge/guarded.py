@@ -23,7 +23,7 @@ from router.edge.outbox import Outbox
 from router.edge.pace import body_deadline
 from router.edge.request_ids import RequestIds
 from router.errors import Malformed, RequestError
-from router.settings import Edge
+from router.settings.edge import Edge
 from router.telemetry.events import EdgeObserver
 
 LINGER_S = 2.0

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from router.errors import Malformed, MethodNotAllowed, RequestError
-from router.settings import Edge
+from router.settings.edge import Edge
 
 METHODS = frozenset({b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS"})
 

@@ -13,7 +13,7 @@ from typing import Literal
 from urllib.parse import SplitResult, urlsplit
 
 from router.errors import NotAllowed
-from router.settings import is_loopback
+from router.settings.addresses import is_loopback
 
 LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 

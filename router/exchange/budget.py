@@ -6,7 +6,7 @@ free for each request: an engine that is killed takes many requests at once, and
 
 from collections import deque
 
-from router.settings import Retries
+from router.settings.exchange import Retries
 
 
 class RetryBudget:

@@ -16,7 +16,7 @@ from router.exchange.head import post
 from router.exchange.pool import Checkout, Connections
 from router.exchange.release import Releases
 from router.fleet.backend import Backend
-from router.settings import Timeouts
+from router.settings.exchange import Timeouts
 from router.telemetry.events import Clock, Journey
 
 TIMEOUT_TOKENS_PER_S = 1000

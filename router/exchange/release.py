@@ -28,7 +28,7 @@ from router.errors import (
 from router.exchange.head import post
 from router.exchange.pool import Checkout, Connections
 from router.fleet.backend import Backend
-from router.settings import HandoffSettings
+from router.settings.exchange import HandoffSettings
 from router.supervision import Tasks
 from router.telemetry.events import ReleaseObserver
 

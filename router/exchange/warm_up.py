@@ -17,8 +17,8 @@ from router.fleet.backend import Backend
 from router.fleet.fleet import Fleet
 from router.fleet.pairs import Life, Meeting, Pairs
 from router.fleet.standing import State
-from router.settings import Role
-from router.supervision import Tasks, last_resort
+from router.settings.engines import Role
+from router.supervision import LastResort, Tasks
 from router.telemetry.events import Clock, WarmUpObserver
 
 log = logging.getLogger(__name__)
@@ -54,9 +54,10 @@ class WarmUps:
     async def run(self) -> None:
         """Warm up what is cold until cancelled."""
         self._running = True
+        last_resort = LastResort("warm-ups")
         try:
             while True:
-                with last_resort("warm-ups"):
+                with last_resort.turn():
                     self.look()
                 await asyncio.sleep(LOOK_S)
         finally:

@@ -11,7 +11,7 @@ import httpx
 
 from router.call import Api
 from router.explain.text import text
-from router.settings import Mode
+from router.settings.routing import Mode
 
 CLEAN, FAILED, USAGE = 0, 1, 2
 

@@ -14,7 +14,8 @@ from router.fleet.pairs import Pairs
 from router.routing.choose import Chooser
 from router.routing.explanation import Explanation, Pick
 from router.routing.route import Route, Shortage
-from router.settings import Mode, Role
+from router.settings.engines import Role
+from router.settings.routing import Mode
 from router.telemetry.events import Clock
 
 Tree = dict[str, Any]

@@ -16,7 +16,8 @@ from router.fleet.pace import Paces
 from router.fleet.progress import Progress
 from router.fleet.standing import Standing
 from router.fleet.unfinished import Unfinished
-from router.settings import BackendSettings, Ejection, Probes, Role
+from router.settings.engines import BackendSettings, Role
+from router.settings.fleet import Ejection, Probes
 
 LEASE_SHARE = 1 / 3
 """A hand-over is used within this share of the lease unless the settings say otherwise: clear of its end, also when

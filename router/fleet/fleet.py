@@ -8,7 +8,7 @@ from router.errors import NotFound, UnknownModel
 from router.fleet.backend import Backend, ModelCard
 from router.fleet.links import COMPARED_TOKENS
 from router.fleet.standing import State
-from router.settings import Role
+from router.settings.engines import Role
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from router.fleet.fleet import Fleet
 from router.fleet.pairs import Pairs
 from router.fleet.probes import Prober
 from router.fleet.standing import State
-from router.settings import BackendSettings
+from router.settings.engines import BackendSettings
 
 Make = Callable[[BackendSettings], Backend]
 Changed = Callable[[Backend], None]

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from router.settings import PairRules
+from router.settings.fleet import PairRules
 
 Life = tuple[int, str | None]
 """Which of its lives an engine is in, and the id under which it last handed over."""

@@ -14,8 +14,8 @@ from router.fleet.backend import Backend, ModelCard
 from router.fleet.fleet import Fleet
 from router.fleet.identity import identity
 from router.fleet.standing import State
-from router.settings import Probes
-from router.supervision import last_resort
+from router.settings.fleet import Probes
+from router.supervision import LastResort
 from router.telemetry.events import Clock
 
 JITTER = 0.2
@@ -51,7 +51,7 @@ class Prober:
         async with asyncio.TaskGroup() as group:
             self._newcomers = asyncio.Queue()  # who came before is in the fleet
             for backend in self._fleet.backends:
-                group.create_task(self._watch(backend), name=f"probe {backend.id}")
+                group.create_task(self._watch(backend, _last_resort(backend)), name=f"probe {backend.id}")
             while True:
                 backend = await self._newcomers.get()
                 group.create_task(self._meet(backend), name=f"probe {backend.id}")
@@ -95,16 +95,17 @@ class Prober:
             self._notice(backend)
 
     async def _meet(self, backend: Backend) -> None:
-        with last_resort(f"probe of {backend.id}"):
+        last_resort = _last_resort(backend)
+        with last_resort.turn():
             await self.probe(backend)
-        await self._watch(backend)
+        await self._watch(backend, last_resort)
 
-    async def _watch(self, backend: Backend) -> None:
+    async def _watch(self, backend: Backend, last_resort: LastResort) -> None:
         while backend in self._fleet.backends:
             up = backend.standing.state in (State.UP, State.TRIAL)
             pause_s = self._rules.interval_s if up else self._rules.down_interval_s
             await asyncio.sleep(pause_s * self._rng.uniform(1 - JITTER, 1 + JITTER))
-            with last_resort(f"probe of {backend.id}"):
+            with last_resort.turn():
                 if backend.standing.silent:
                     await self.knock(backend)
                 await self.probe(backend)
@@ -139,6 +140,10 @@ class Prober:
     async def _ask(self, backend: Backend, path: str) -> httpx.Response:
         headers = {"authorization": f"Bearer {backend.key}"} if backend.key else {}
         return await self._client.get(f"{backend.url}{path}", timeout=self._rules.timeout_s, headers=headers)
+
+
+def _last_resort(backend: Backend) -> LastResort:
+    return LastResort(f"probe of {backend.id}")
 
 
 def _json(answer: httpx.Response) -> object:

@@ -5,6 +5,7 @@ good for `FRESH` intervals; then it is not known what others have on an engine.
 """
 
 import asyncio
+from weakref import WeakKeyDictionary
 
 import httpx
 
@@ -12,8 +13,8 @@ from router.engines.gauges import read_gauges
 from router.engines.vllm import cache_tokens
 from router.fleet.backend import Backend
 from router.fleet.fleet import Fleet
-from router.settings import Scrapes
-from router.supervision import last_resort
+from router.settings.fleet import Scrapes
+from router.supervision import LastResort
 from router.telemetry.events import Clock
 
 MAX_PAGE_BYTES = 4 << 20
@@ -31,6 +32,7 @@ class Scraper:
         self._rules = rules
         self._clock = clock
         self._reading: set[Backend] = set()
+        self._last_resorts: WeakKeyDictionary[Backend, LastResort] = WeakKeyDictionary()
 
     def forget_stale(self, backend: Backend) -> None:
         """What others have on an engine is not known any more, unless it was read lately."""
@@ -75,8 +77,9 @@ class Scraper:
             load.note_others(theirs - ours, in_use_tokens - load.tokens)
 
     async def _read(self, backend: Backend) -> None:
+        last_resort = self._last_resorts.setdefault(backend, LastResort(f"scrape of {backend.id}"))
         try:
-            with last_resort(f"scrape of {backend.id}"):
+            with last_resort.turn():
                 await self.scrape(backend)
         finally:
             self._reading.discard(backend)

@@ -24,7 +24,7 @@ caches are cold. Who is at fault for a failed request is decided elsewhere; clie
 
 from enum import StrEnum
 
-from router.settings import Ejection, Probes
+from router.settings.fleet import Ejection, Probes
 
 LEAST_SHARE = 0.1
 

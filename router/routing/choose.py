@@ -23,7 +23,8 @@ from router.routing.prefix.prefixes import Prefixes, prefixes_for
 from router.routing.route import Route, Shortage
 from router.routing.times import Times, quick, times
 from router.routing.trials import to_try
-from router.settings import Mode, Role, Routing
+from router.settings.engines import Role
+from router.settings.routing import Mode, Routing
 from router.telemetry.events import Clock, RouteKind
 from router.usage import Usage
 

@@ -11,7 +11,7 @@ from enum import StrEnum
 
 from router.call import Call
 from router.routing.times import Times
-from router.settings import Routing
+from router.settings.routing import Routing
 
 
 class Reason(StrEnum):

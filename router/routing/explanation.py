@@ -16,7 +16,8 @@ from router.routing.disaggregation import Reason
 from router.routing.policies import Policy
 from router.routing.policies.weights import Weights
 from router.routing.route import Route, Shortage
-from router.settings import PolicyName, Role, Routing
+from router.settings.engines import Role
+from router.settings.routing import PolicyName, Routing
 
 Rule = Callable[..., tuple[bool, Reason]]
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from xxhash import xxh3_64_intdigest
 
-from router.settings import Mode, Routing
+from router.settings.routing import Mode, Routing
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from router.fleet.backend import Backend
 from router.routing.disaggregation import Reason
-from router.settings import Role
+from router.settings.engines import Role
 from router.telemetry.events import RouteKind
 
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from router.call import Call
 from router.fleet.backend import Backend
 from router.routing.policies.burden import OTHERS_PROMPT_TOKENS, tokens_ahead
-from router.settings import Routing
+from router.settings.routing import Routing
 
 
 class Times(NamedTuple):

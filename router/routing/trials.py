@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from router.fleet.backend import Backend
 from router.routing.times import alone_s
-from router.settings import Routing
+from router.settings.routing import Routing
 
 
 def to_try(

@@ -19,8 +19,9 @@ from router.scaling.demand import Demand, decode_demand, prefill_demand
 from router.scaling.steady import Desired, Limits, Reason, step
 from router.scaling.watch import Look, Watch, summed
 from router.scaling.work import PrefillWork
-from router.settings import Autoscale, Role
-from router.supervision import last_resort
+from router.settings.engines import Role
+from router.settings.scaling import Autoscale
+from router.supervision import LastResort
 from router.telemetry.events import Clock
 
 Waiting = Callable[[Role, str], int]
@@ -63,9 +64,10 @@ class Autoscaler:
 
     async def run(self) -> None:
         """Look until cancelled."""
+        last_resort = LastResort("autoscaler")
         while True:
             await asyncio.sleep(self._rules.interval_s)
-            with last_resort("autoscaler"):
+            with last_resort.turn():
                 self.look()
 
     def look(self) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from router.settings import Autoscale
+from router.settings.scaling import Autoscale
 
 
 class Signal(StrEnum):

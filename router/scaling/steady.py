@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from router.scaling.demand import Demand
-from router.settings import Autoscale, PoolSize
+from router.settings.scaling import Autoscale, PoolSize
 
 
 class Reason(StrEnum):

@@ -15,7 +15,7 @@ from router.exchange.pool import Connections
 from router.exchange.release import Releases
 from router.exchange.warm_up import WarmUps
 from router.fleet.fleet import Fleet
-from router.supervision import last_resort
+from router.supervision import LastResort
 from router.telemetry.metrics import PREFIX
 
 log = logging.getLogger(__name__)
@@ -60,9 +60,10 @@ class Audit:
 
     async def run(self) -> None:
         """Look until cancelled."""
+        last_resort = LastResort("audit")
         while True:
             await asyncio.sleep(INTERVAL_S)
-            with last_resort("audit"):
+            with last_resort.turn():
                 self.look()
 
     def look(self) -> None:

@@ -15,7 +15,7 @@ from typing import Any, TextIO
 import orjson
 
 from router.errors import Outcome
-from router.settings import Log
+from router.settings.telemetry import Log
 from router.telemetry.events import Journey, Stage
 
 ACCESS = "router.access"

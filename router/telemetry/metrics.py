@@ -18,7 +18,7 @@ from router.fleet.fleet import Fleet
 from router.fleet.links import COMPARED_TOKENS
 from router.fleet.pairs import Pairs
 from router.fleet.standing import State
-from router.settings import Role
+from router.settings.engines import Role
 from router.telemetry.events import Clock, Journey, RouteKind, Stage
 from router.telemetry.histogram import BulkHistogram
 

@@ -28,7 +28,7 @@ from opentelemetry.util.types import AttributeValue
 
 from router.call import Trace
 from router.errors import Leg, Outcome
-from router.settings import Tracing
+from router.settings.telemetry import Tracing
 from router.telemetry.events import Clock, Journey, Stage
 
 NS_PER_S = 1_000_000_000

@@ -16,7 +16,7 @@ from bench.compare.ratios import coverage, estimate, ratios
 from bench.compare.report import ramp_table, tables
 from bench.compare.rig import Rig, Run
 from bench.compare.routers import Place, Router
-from router.settings import load as load_settings
+from router.settings.loading import load as load_settings
 
 
 def a_run(router: str, number: int, cpu_us: float, ttft_ms: float = 20, faults: tuple[str, ...] = ()) -> Run:

@@ -26,7 +26,9 @@ from router.exchange.release import Releases
 from router.fleet.fleet import Fleet
 from router.gateway import Gateway
 from router.routing.choose import Chooser
-from router.settings import Admission, HandoffSettings, Routing, Timeouts
+from router.settings.admission import Admission
+from router.settings.exchange import HandoffSettings, Timeouts
+from router.settings.routing import Routing
 from router.sim.engine import SimEngine
 from router.telemetry.events import Journey, Observers, Stage
 from tests.support.builders import a_backend, a_retries

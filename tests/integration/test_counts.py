@@ -12,7 +12,8 @@ import httpx
 import pytest
 
 from router.call import Api
-from router.settings import Role, load
+from router.settings.engines import Role
+from router.settings.loading import load
 from router.sim.engine import SimEngine
 from tests.support.books import gateway
 from tests.support.client import Asker, ask, asker, request

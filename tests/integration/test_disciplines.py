@@ -13,7 +13,8 @@ import pytest
 
 from router.admission.line import Line
 from router.errors import Unavailable
-from router.settings import Admission, Role
+from router.settings.admission import Admission
+from router.settings.engines import Role
 from tests.support.process_rows import share
 from tests.support.virtual_time import virtual_time
 

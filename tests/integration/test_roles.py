@@ -7,7 +7,7 @@ import pytest
 
 from router.admission.permits import FULL_S
 from router.call import Api
-from router.settings import Role
+from router.settings.engines import Role
 from router.sim.engine import SimEngine
 from router.sim.faults import Fault
 from router.sim.spoiled import VARIANTS

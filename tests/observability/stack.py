@@ -35,6 +35,7 @@ SETTINGS: Mapping[str, Any] = {
         "min_concurrency": 0,
         "local_prefill_budget_tokens": 1024,
         "rule": "thresholds",
+        "mode_share": 0.95,
     },
     "admission": {"prefill_permits": 3, "prefill_permit_tokens": 1024, "decode_permits": 10},
     "timeouts": {"prefill_timeout_s": 3, "first_event_timeout_s": 5},
@@ -65,10 +66,15 @@ class Engine:
         """Where it listens."""
         return f"http://{self.id}"
 
+    @property
+    def kv_events(self) -> str:
+        """Where it tells what is in its KV cache."""
+        return f"ipc://{self.log.with_suffix('.kv')}"
+
     def start(self) -> None:
         """Start it, whether or not it ran before."""
         options = {"role": self.role, "port": self.port, "side-channel-port": self.side_channel_port, "gpu": "h100"}
-        options |= {"lease-s": 3, "kv-load-failure-policy": "fail"}
+        options |= {"lease-s": 3, "kv-load-failure-policy": "fail", "kv-events": self.kv_events}
         flags = [word for name, value in options.items() for word in (f"--{name}", str(value))]
         flags.append("--enable-prompt-tokens-details")
         self.process = start([sys.executable, "-m", "router", "sim", *flags], self.log)
@@ -250,7 +256,10 @@ def running(folder: Path) -> Iterator[Stack]:
 
 
 def _gateway(stack: Stack) -> Sequence[str]:
-    backends = [{"url": engine.url, "role": engine.role, "kv_lease_s": 3} for engine in stack.engines]
+    backends = [
+        {"url": engine.url, "role": engine.role, "kv_lease_s": 3, "kv_events": {"endpoint": engine.kv_events}}
+        for engine in stack.engines
+    ]
     listeners = {
         name: {"host": "127.0.0.1", "port": int(url.rsplit(":", 1)[1])}
         for name, url in (("listen", stack.data_url), ("ops", stack.ops_url))

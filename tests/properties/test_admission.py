@@ -8,7 +8,8 @@ from router.admission.line import Line
 from router.admission.permits import Permit, Permits
 from router.errors import Outcome
 from router.fleet.backend import Backend
-from router.settings import Admission, Role
+from router.settings.admission import Admission
+from router.settings.engines import Role
 from tests.properties.profile import machine
 from tests.support.builders import a_backend
 

@@ -9,7 +9,7 @@ from random import Random
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from router.settings import Admission
+from router.settings.admission import Admission
 from tests.properties.profile import machine
 from tests.support.played_engines import (
     Move,

@@ -12,7 +12,8 @@ from router.engines.handoff import Handoff, HandoffState
 from router.errors import BadAnswer, ConnectFailed, ConnectionLost, EngineError, EngineRefusal, ErrorEvent
 from router.exchange.pool import Connections
 from router.exchange.release import Releases
-from router.settings import HandoffSettings, Role
+from router.settings.engines import Role
+from router.settings.exchange import HandoffSettings
 from tests.properties.profile import machine
 from tests.support.builders import a_backend, a_call, kv_params
 from tests.support.legs import Told

@@ -8,7 +8,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from router.admission.permits import Permit, Permits
 from router.errors import Unavailable
-from router.settings import Admission, Role
+from router.settings.admission import Admission
+from router.settings.engines import Role
 from tests.properties.profile import machine
 from tests.support.builders import MODEL, a_backend
 from tests.support.stage import WatchedLine

@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from router.fleet.pairs import Pairs
-from router.settings import PairRules
+from router.settings.fleet import PairRules
 from tests.properties.profile import machine
 
 RULES = PairRules(failures=2, quarantine_s=60)

@@ -21,7 +21,7 @@ from router.errors import (
 from router.fleet.fleet import Fleet
 from router.retries import LOST, Tries
 from router.routing.route import Route
-from router.settings import Role
+from router.settings.engines import Role
 from router.telemetry.events import Journey, Observers, RouteKind
 from tests.properties.profile import machine
 from tests.support.builders import MODEL, a_backend, a_retries

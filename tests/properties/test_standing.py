@@ -8,7 +8,7 @@ from router.fleet.backend import Backend
 from router.fleet.fleet import Fleet
 from router.fleet.lease import Lease
 from router.fleet.standing import Standing, State
-from router.settings import Ejection, Probes
+from router.settings.fleet import Ejection, Probes
 from tests.properties.profile import machine
 from tests.support.builders import a_backend
 

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from router.cli import parser
-from router.settings import load
+from router.settings.loading import load
 from tests.support.tree import ROOT
 
 COMPOSE = ROOT / "deploy/compose"

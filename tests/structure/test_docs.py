@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry
 from docs.settings_table import PAGE, written_into
 from router.assembly import build
 from router.cli import parser
-from router.settings import Settings
+from router.settings.tree import Settings
 from tests.support.tree import ROOT, files
 
 SIMULATOR = "sim"

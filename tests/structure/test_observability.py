@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from deploy.grafana.__main__ import FOLDER, rendered
-from tests.support.expressions import RULES, Asked, names, of_dashboards, of_rules, selectors
+from tests.support.expressions import RULES, Asked, groupings, names, of_dashboards, of_rules, selectors
 from tests.support.tree import ROOT
 
 OF_PROMETHEUS = {"up"}
@@ -55,14 +55,33 @@ def test_the_dashboards_are_what_the_code_makes() -> None:
     assert written == rendered(), "run: .venv/bin/python -m deploy.grafana"
 
 
+def known() -> dict[str, set[str]]:
+    """Every series that can be asked for, with its labels."""
+    recorded: dict[str, set[str]] = {rule["record"]: {"pool", "backend", "instance"} for rule in rules("record")}
+    series = documented() | recorded | {name: set() for name in OF_PROMETHEUS}
+    return {name: labels | LABELS_OF_PROMETHEUS for name, labels in series.items()}
+
+
 @pytest.mark.parametrize("asked", ASKED, ids=str)
 def test_every_metric_and_label_exists(asked: Asked) -> None:
-    recorded: dict[str, set[str]] = {rule["record"]: {"pool", "backend", "instance"} for rule in rules("record")}
-    known = documented() | recorded | {name: set() for name in OF_PROMETHEUS}
+    series = known()
     for selector in selectors(asked.expr):
-        assert selector.name in known
-        matched = {matcher.name for matcher in selector.matchers.matchers}
-        assert matched <= known[selector.name] | LABELS_OF_PROMETHEUS
+        assert selector.name in series
+        assert {matcher.name for matcher in selector.matchers.matchers} <= series[selector.name]
+
+
+@pytest.mark.parametrize("asked", ASKED, ids=str)
+def test_what_is_grouped_by_exists(asked: Asked) -> None:
+    series = known()
+    wrong = [(labels, name) for labels, metrics in groupings(asked.expr) for name in metrics if labels - series[name]]
+    assert wrong == []
+
+
+@pytest.mark.parametrize("asked", list(of_dashboards()), ids=str)
+def test_a_legend_has_what_its_lines_have(asked: Asked) -> None:
+    grouped = groupings(asked.expr)
+    lines = grouped[0][0] if grouped else set.union(*(known()[name] for name in names(asked.expr)))
+    assert set(re.findall(r"{{(\w+)}}", asked.legend)) <= lines
 
 
 def test_what_is_no_promql_or_no_metric_is_found() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from router.app import Running, running
 from router.assembly import Assembly
-from router.settings import Settings
+from router.settings.tree import Settings
 from router.sim.ledger import Ledger
 
 VIOLATIONS = "pd_router_invariant_violations_total"

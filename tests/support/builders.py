@@ -15,8 +15,9 @@ from router.fleet.backend import Backend, ModelCard
 from router.fleet.fleet import Fleet
 from router.fleet.pairs import Pairs
 from router.retries import Retries
-from router.settings import BackendSettings, PairRules, Probes, Role
-from router.settings import Retries as RetryRules
+from router.settings.engines import BackendSettings, Role
+from router.settings.exchange import Retries as RetryRules
+from router.settings.fleet import PairRules, Probes
 from router.telemetry.events import Clock
 
 MODEL = "sim-8b"

@@ -7,7 +7,7 @@ from router.edge.body_memory import BodyMemory
 from router.edge.census import Census
 from router.edge.guarded import Guards
 from router.edge.request_ids import RequestIds
-from router.settings import Edge
+from router.settings.edge import Edge
 
 
 @dataclass

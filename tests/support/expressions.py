@@ -21,12 +21,16 @@ ALL = ".*"
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """An expression and where it stands. `alert` or `record`: the rule's name, none in a dashboard."""
+    """An expression and where it stands. `alert` or `record`: the rule's name, none in a dashboard.
+
+    `legend`: how a panel names its lines.
+    """
 
     where: str
     expr: str
     alert: str = ""
     record: str = ""
+    legend: str = ""
 
     def __str__(self) -> str:
         return self.where
@@ -39,7 +43,8 @@ def of_dashboards(window: str = "1m") -> Iterator[Asked]:
         chosen = dict(_chosen(board)) | {"__rate_interval": window, "__range": window}
         for panel in board["panels"]:
             for target in panel.get("targets", ()):
-                yield Asked(f"{board['title']} / {panel['title']}", _replaced(target["expr"], chosen))
+                expr, legend = _replaced(target["expr"], chosen), target["legendFormat"]
+                yield Asked(f"{board['title']} / {panel['title']}", expr, legend=legend)
 
 
 def _chosen(board: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -69,6 +74,18 @@ def selectors(expr: str) -> list[promql_parser.VectorSelector]:
             found.append(node)
         elif isinstance(node, promql_parser.MatrixSelector):
             found.append(node.vector_selector)
+
+    promql_parser.walk(promql_parser.parse(expr), visit)
+    return found
+
+
+def groupings(expr: str) -> list[tuple[set[str], set[str]]]:
+    """What an expression groups by, from the outside in: the labels, and the metrics that have to have them."""
+    found: list[tuple[set[str], set[str]]] = []
+
+    def visit(node: promql_parser.Expr) -> None:
+        if isinstance(node, promql_parser.AggregateExpr) and node.modifier is not None:
+            found.append((set(node.modifier.labels), names(str(node.expr))))
 
     promql_parser.walk(promql_parser.parse(expr), visit)
     return found

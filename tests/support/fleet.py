@@ -17,7 +17,8 @@ import orjson
 
 from router.app import Running
 from router.assembly import Assembly
-from router.settings import Settings, load
+from router.settings.loading import load
+from router.settings.tree import Settings
 from router.sim.config import SimConfig
 from router.sim.engine import SimEngine
 from router.sim.faults import Fault

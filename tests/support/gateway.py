@@ -15,7 +15,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from router.app import Running
 from router.edge.protocol import GatewayProtocol
-from router.settings import Settings
+from router.settings.tree import Settings
 from tests.support.books import gateway
 from tests.support.scripted_engine import MODEL
 

@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import orjson
 
-from router.settings import effective
+from router.settings.tree import effective
 from tests.support.fleet import Member, settings_for, total
 
 ROOT = Path(__file__).parents[2]

@@ -15,7 +15,9 @@ from router.exchange.exchange import Exchange, Legs
 from router.exchange.pool import Connections
 from router.exchange.release import Releases
 from router.fleet.backend import Backend
-from router.settings import BackendSettings, HandoffSettings, Probes, Role, Timeouts
+from router.settings.engines import BackendSettings, Role
+from router.settings.exchange import HandoffSettings, Timeouts
+from router.settings.fleet import Probes
 from router.telemetry.events import Journey, Observers
 from tests.support.gateway import body, eventually
 from tests.support.scripted_engine import Script, ScriptedEngine, scripted_engine

@@ -27,7 +27,11 @@ from router.fleet.standing import Standing
 from router.gateway import Gateway
 from router.routing.choose import Chooser, Partners, Room
 from router.routing.route import Route, Shortage
-from router.settings import Admission, Ejection, HandoffSettings, PairRules, Probes, Role, Routing, Timeouts
+from router.settings.admission import Admission
+from router.settings.engines import Role
+from router.settings.exchange import HandoffSettings, Timeouts
+from router.settings.fleet import Ejection, PairRules, Probes
+from router.settings.routing import Routing
 from router.telemetry.audit import Audit
 from router.telemetry.events import Clock, Journey, Observers, RouteKind, Stage
 from tests.support.builders import MODEL, a_backend, a_body, a_retries

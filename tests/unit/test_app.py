@@ -9,7 +9,7 @@ import uvloop
 
 from router.app import running
 from router.edge.server import ListenError, listen, url_of
-from router.settings import Settings
+from router.settings.tree import Settings
 
 NOWHERE = "http://127.0.0.1:9"
 

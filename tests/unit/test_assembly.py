@@ -6,7 +6,9 @@ import pytest
 
 from router.assembly import Assembly, build
 from router.errors import InvalidRequest
-from router.settings import BackendSettings, Settings, SettingsError
+from router.settings.engines import BackendSettings
+from router.settings.faults import SettingsError
+from router.settings.tree import Settings
 from router.telemetry.events import NoTraces
 from router.telemetry.tracing import OtlpTraces
 
@@ -46,7 +48,7 @@ async def test_requests_are_traced_where_that_is_possible(
     endpoint: str, exporter: str, traced: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
-    monkeypatch.setattr("router.settings.OTLP_EXPORTER", exporter)
+    monkeypatch.setattr("router.settings.extras.OTLP_EXPORTER", exporter)
     app = build(settings())
     assert isinstance(app.traces, NoTraces) is not traced
     assert any(isinstance(observer, OtlpTraces) for observer in app.gateway.observers.all) is traced

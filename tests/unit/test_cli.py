@@ -12,7 +12,7 @@ from router import __version__, app, cli, demo
 from router.doctor import examine
 from router.doctor.examine import EngineFinding, Findings, Progress
 from router.edge.server import ListenError
-from router.settings import Settings
+from router.settings.tree import Settings
 from router.telemetry import logs
 from tests.support.builders import a_backend
 

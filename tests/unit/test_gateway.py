@@ -31,7 +31,9 @@ from router.fleet.fleet import Fleet
 from router.gateway import Gateway
 from router.retries import Tries
 from router.routing.choose import Chooser
-from router.settings import Admission, Role, Routing
+from router.settings.admission import Admission
+from router.settings.engines import Role
+from router.settings.routing import Routing
 from router.telemetry.events import Clock, Journey, Observers, RouteKind, Stage
 from tests.support.builders import MODEL, a_backend, a_body, a_call, a_retries
 from tests.support.virtual_time import virtual_time

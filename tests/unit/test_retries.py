@@ -28,7 +28,8 @@ from router.fleet.pairs import Pairs
 from router.fleet.standing import State
 from router.retries import Retries, Tries
 from router.routing.route import Route
-from router.settings import PairRules, Role
+from router.settings.engines import Role
+from router.settings.fleet import PairRules
 from router.telemetry.events import Journey, Observers, RouteKind
 from tests.support.builders import MODEL, a_backend, a_retries
 from tests.support.virtual_time import virtual_time

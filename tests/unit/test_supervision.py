@@ -1,9 +1,10 @@
 import asyncio
 import logging
+from collections.abc import Callable
 
 import pytest
 
-from router.supervision import Tasks, last_resort
+from router.supervision import LONGEST_PAUSE_S, LastResort, Tasks, Telling, Trouble
 from tests.support.virtual_time import virtual_time
 
 
@@ -113,12 +114,138 @@ async def test_draining_waits_for_what_ending_work_starts() -> None:
     assert ended == ["second"]
 
 
-def test_a_turn_that_failed_is_logged_and_the_next_one_comes(caplog: pytest.LogCaptureFixture) -> None:
-    for _ in range(2):
-        with last_resort("look"):
-            raise ZeroDivisionError
-    assert [(record.message, record.facts) for record in caplog.records] == [  # type: ignore[attr-defined]
-        ("background work failed", {"work": "look"})
-    ] * 2
-    with pytest.raises(asyncio.CancelledError), last_resort("look"):
+def test_a_fault_that_stays_is_told_ever_more_rarely_but_once_an_hour() -> None:
+    trouble = Trouble(0)
+    tellings = [(now, trouble.failed("fault", now)) for now in range(4 * 3600)]
+    assert [(now, telling) for now, telling in tellings if telling is not Telling.NOTHING] == [
+        (0, Telling.ALL),
+        *((60 * minutes, Telling.BRIEFLY) for minutes in (1, 3, 7, 15, 31, 63, 123, 183)),
+    ]
+    assert trouble.failures == 4 * 3600
+    assert LONGEST_PAUSE_S == 3600
+
+
+def test_another_fault_is_news_and_the_first_one_is_none_because_of_it() -> None:
+    trouble = Trouble(0)
+    tellings = [trouble.failed(kind, now) for now, kind in enumerate(["a", "a", "b", "a", "b"])]
+    assert tellings == [Telling.ALL, Telling.NOTHING, Telling.ALL, Telling.NOTHING, Telling.NOTHING]
+
+
+def test_a_fault_is_gone_when_it_was_not_met_for_a_minute() -> None:
+    trouble = Trouble(0)
+    trouble.failed("fault", 30)
+    assert [trouble.gone(now) for now in (31, 89, 90)] == [False, False, True]
+
+
+class Log:
+    """What a test's log was told: seconds since it was made, the message, the facts, and whether with a traceback."""
+
+    def __init__(self, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+        caplog.set_level(logging.INFO)
+        self.lines: list[tuple[int, str, dict[str, object], bool]] = []
+        began = asyncio.get_running_loop().time()
+
+        def handle(record: logging.LogRecord) -> None:
+            at_s = round(asyncio.get_running_loop().time() - began)
+            self.lines.append((at_s, record.getMessage(), record.facts, record.exc_info is not None))  # type: ignore[attr-defined]
+
+        monkeypatch.setattr(caplog.handler, "emit", handle)
+
+
+async def turns(work: Callable[[int], object], count: int, resort: LastResort) -> None:
+    """Turns of work, one a second."""
+    for number in range(count):
+        with resort.turn():
+            work(number)
+        await asyncio.sleep(1)
+
+
+@virtual_time
+async def test_a_fault_that_stays_has_one_traceback_and_a_line_when_it_is_gone(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = Log(caplog, monkeypatch)
+    await turns(lambda number: 1 / 0 if number < 200 else None, 300, LastResort("look"))
+    why = "ZeroDivisionError: division by zero"
+    assert log.lines == [
+        (0, "background work failed", {"work": "look", "why": why}, True),
+        (60, "background work still fails", {"work": "look", "failures": 61, "for_s": 60, "why": why}, False),
+        (180, "background work still fails", {"work": "look", "failures": 181, "for_s": 180, "why": why}, False),
+        (259, "background work is well again", {"work": "look", "failures": 200, "for_s": 199}, False),
+    ]
+
+
+@virtual_time
+async def test_what_fails_now_and_then_is_one_fault(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = Log(caplog, monkeypatch)
+    await turns(lambda number: 1 / (number % 2), 100, LastResort("look"))
+    assert [(at_s, message) for at_s, message, *_ in log.lines] == [
+        (0, "background work failed"),
+        (60, "background work still fails"),
+    ]
+
+
+@virtual_time
+async def test_a_fault_that_comes_again_is_told_anew(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = Log(caplog, monkeypatch)
+    await turns(lambda number: 1 / (number % 100), 101, LastResort("look"))
+    assert [(at_s, message, told) for at_s, message, _, told in log.lines] == [
+        (0, "background work failed", True),
+        (60, "background work is well again", False),
+        (100, "background work failed", True),
+    ]
+
+
+@virtual_time
+async def test_what_is_raised_elsewhere_is_another_fault(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = Log(caplog, monkeypatch)
+
+    def work(number: int) -> None:
+        if number % 2:
+            raise ValueError(number)
+        raise ValueError(number)
+
+    await turns(work, 6, LastResort("look"))
+    assert [(at_s, facts["why"], told) for at_s, _, facts, told in log.lines] == [
+        (0, "ValueError: 0", True),
+        (1, "ValueError: 1", True),
+    ]
+
+
+@virtual_time
+async def test_a_turn_that_lasts_is_well(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    log, resort = Log(caplog, monkeypatch), LastResort("follow")
+    for lasts_s in (10, 70, 10):
+        with resort.turn():
+            await asyncio.sleep(lasts_s)
+            raise ConnectionError("lost\nat once")
+    await asyncio.sleep(100)
+    assert [(at_s, message, facts.get("why")) for at_s, message, facts, _ in log.lines] == [
+        (10, "background work failed", "ConnectionError: lost at once"),
+        (70, "background work is well again", None),
+        (80, "background work failed", "ConnectionError: lost at once"),
+    ]
+
+
+@virtual_time
+async def test_what_is_to_be_expected_needs_no_traceback(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log, resort = Log(caplog, monkeypatch), LastResort("follow", expected=ConnectionError)
+    for error in (ConnectionError(), ValueError()):
+        with resort.turn():
+            raise error
+    tellings = [(facts["why"], told) for _, _, facts, told in log.lines]
+    assert tellings == [("ConnectionError", False), ("ValueError", True)]
+
+
+async def test_a_turn_that_is_cancelled_has_not_failed(caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(asyncio.CancelledError), LastResort("look").turn():
         raise asyncio.CancelledError
+    assert caplog.records == []

@@ -17,7 +17,7 @@ import pytest
 from router.call import Api, Trace, understand
 from router.fleet.backend import Backend
 from router.routing.prefix.prefixes import Prefixes
-from router.settings import load
+from router.settings.loading import load
 from tests.support.books import gateway
 from tests.support.openai_sdk import random_prompt
 from tests.support.vllm_fleet import Engine, Engines, vllm_engines

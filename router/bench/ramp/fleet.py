@@ -16,7 +16,9 @@ from router.bench.replay.trace import MODEL, Request
 from router.errors import Outcome
 from router.fleet.backend import Backend
 from router.fleet.fleet import Fleet
-from router.settings import Admission, BackendSettings, Probes, Role
+from router.settings.admission import Admission
+from router.settings.engines import BackendSettings, Role
+from router.settings.fleet import Probes
 from router.sim.config import SimConfig
 from router.sim.latency import PROFILES
 from router.telemetry.events import Journey, Observer, Observers, RouteKind

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from router.bench.ramp.ramp import POOLS, Day, Record, percentile, run
 from router.bench.replay.plot import Line, chart
-from router.settings import Autoscale, Role
+from router.settings.engines import Role
+from router.settings.scaling import Autoscale
 
 CLEAN, FLAPPED = 0, 1
 LOOKS_PER_POINT = 6

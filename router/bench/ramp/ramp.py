@@ -10,7 +10,9 @@ from router.bench.replay.timeline import Timeline
 from router.bench.replay.trace import Request
 from router.scaling.autoscaler import Autoscaler, Capacity
 from router.scaling.work import PrefillWork
-from router.settings import Autoscale, Role, Routing
+from router.settings.engines import Role
+from router.settings.routing import Routing
+from router.settings.scaling import Autoscale
 
 POOLS = (Role.PREFILL, Role.DECODE)
 

@@ -16,7 +16,7 @@ from router.bench.replay import plot
 from router.bench.replay.replay import Progress, Record, Replay, Shape
 from router.bench.replay.report import bound, row, text, tree
 from router.bench.replay.trace import Request, TraceError, read
-from router.settings import Mode, PolicyName
+from router.settings.routing import Mode, PolicyName
 from router.sim.latency import PROFILES
 
 CLEAN, FAILED = 0, 1

@@ -16,7 +16,7 @@ from itertools import takewhile
 from router.bench.replay.kv_cache import KvCache
 from router.bench.replay.trace import Request, as_call
 from router.routing.disaggregation import Home, Pools, decide
-from router.settings import Routing
+from router.settings.routing import Routing
 
 ALWAYS = Pools(prefill_usable=True, prefill_room=True, decode_usable=True, inflight=sys.maxsize)
 """A fleet in which only the prompt decides."""

@@ -6,7 +6,7 @@ from xml.sax.saxutils import escape
 
 from router.bench.replay.engines import SLICE_S
 from router.bench.replay.replay import Record
-from router.settings import Role
+from router.settings.engines import Role
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 720, 380, 64, 170, 44, 52
 COLOURS = ("#2166ac", "#b2182b", "#4d9221", "#762a83", "#e08214")

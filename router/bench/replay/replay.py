@@ -25,7 +25,10 @@ from router.fleet.fleet import Fleet
 from router.routing.choose import Chooser
 from router.routing.route import Route
 from router.routing.sent import Sent
-from router.settings import Admission, BackendSettings, Mode, PolicyName, Probes, Role, Routing
+from router.settings.admission import Admission
+from router.settings.engines import BackendSettings, Role
+from router.settings.fleet import Probes
+from router.settings.routing import Mode, PolicyName, Routing
 from router.sim.config import SimConfig
 from router.sim.latency import PROFILES
 

@@ -19,8 +19,9 @@ from typing import Generic, NamedTuple, Protocol, TypeVar
 from tenacity import AsyncRetrying, retry_if_result, wait_exponential, wait_random
 
 from router.fleet.discovery.file import Failed, Found
-from router.settings import BackendSettings, DnsPool, Question, Role
-from router.supervision import last_resort
+from router.settings.discovery import DnsPool, Question
+from router.settings.engines import BackendSettings, Role
+from router.supervision import LastResort
 
 log = logging.getLogger(__name__)
 
@@ -133,9 +134,10 @@ class NamedEngines:
         """Look until cancelled; soon again after a failure, then ever more rarely."""
         backoff = wait_exponential(multiplier=BACKOFF_S, max=self._refresh_s) + wait_random(0, BACKOFF_S)
         until_answered = AsyncRetrying(retry=retry_if_result(operator.not_), wait=backoff)
+        last_resort = LastResort("names of engines")
         while True:
             await asyncio.sleep(self._pause_s)
-            with last_resort("names of engines"):
+            with last_resort.turn():
                 await until_answered(self.look)
 
     async def look(self) -> bool:

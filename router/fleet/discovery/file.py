@@ -11,8 +11,9 @@ from pathlib import Path
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from router.settings import BackendSettings, FileDiscovery
-from router.supervision import last_resort
+from router.settings.discovery import FileDiscovery
+from router.settings.engines import BackendSettings
+from router.supervision import LastResort
 
 log = logging.getLogger(__name__)
 
@@ -37,8 +38,9 @@ class BackendsFile:
 
     async def run(self) -> None:
         """Look until cancelled."""
+        last_resort = LastResort("list of engines")
         while True:
-            with last_resort("list of engines"):
+            with last_resort.turn():
                 self.look()
             await asyncio.sleep(self._refresh_s)
 

@@ -13,7 +13,7 @@ import dns.exception
 import dns.resolver
 
 from router.fleet.discovery.dns import Answer, LookupFailed, Record, Service
-from router.settings import DnsDiscovery
+from router.settings.discovery import DnsDiscovery
 
 QUESTIONS_AT_ONCE = 16
 

@@ -8,7 +8,7 @@ from typing import Any
 from router.fleet.discovery.dns import NamedEngines
 from router.fleet.discovery.file import BackendsFile
 from router.fleet.membership import Membership
-from router.settings import Discovery, DnsDiscovery, FileDiscovery
+from router.settings.discovery import Discovery, DnsDiscovery, FileDiscovery
 
 
 class Sources:

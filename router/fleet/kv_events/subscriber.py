@@ -17,8 +17,8 @@ from router.fleet.backend import Backend
 from router.fleet.kv_events.decode import BadBatch, decode
 from router.fleet.kv_events.events import Batch, BlockHash, Event, Removed, Stored, slices
 from router.fleet.kv_events.holdings import Holdings, Turn
-from router.settings import KvEvents
-from router.supervision import last_resort
+from router.settings.engines import KvEvents
+from router.supervision import LastResort
 
 log = logging.getLogger(__name__)
 
@@ -87,13 +87,10 @@ class Subscriber:
 
     async def run(self) -> None:
         """Follow until cancelled. Whatever ends that, what is held is learnt anew after a pause."""
+        last_resort = LastResort(f"KV events of {self._engine.id} at {self._rules.endpoint}", expected=zmq.ZMQError)
         while True:
-            with last_resort(f"KV events of {self._engine.id}"):
-                try:
-                    await self._follow()
-                except zmq.ZMQError as error:
-                    facts = {"backend": self._engine.id, "endpoint": self._rules.endpoint, "why": str(error)}
-                    log.error("KV events cannot be received", extra={"facts": facts})  # noqa: TRY400 - no bug of ours
+            with last_resort.turn():
+                await self._follow()
             self._lose("they were not followed for a while")
             await asyncio.sleep(PAUSE_S)
 

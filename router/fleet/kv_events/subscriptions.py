@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from router.fleet.backend import Backend
 from router.fleet.fleet import Fleet
-from router.supervision import last_resort
+from router.supervision import LastResort
 
 if TYPE_CHECKING:
     from zmq.asyncio import Context
@@ -29,10 +29,11 @@ class Subscriptions:
         await self._first()
         from router.fleet.kv_events.subscriber import sockets  # noqa: PLC0415 - an extra
 
+        last_resort = LastResort("KV events")
         with sockets() as context:
             async with asyncio.TaskGroup() as group:
                 while True:
-                    with last_resort("KV events"):
+                    with last_resort.turn():
                         self._look(group, context)
                     await asyncio.sleep(LOOK_S)
 

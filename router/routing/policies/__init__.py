@@ -13,7 +13,7 @@ from router.routing.policies.round_robin import RoundRobin
 from router.routing.policies.session import Session
 from router.routing.policies.weights import Weights
 from router.routing.prefix.prefixes import Prefixes
-from router.settings import PolicyName, Routing
+from router.settings.routing import PolicyName, Routing
 
 
 class Policy(Protocol):

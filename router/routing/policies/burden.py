@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from router.call import Call
 from router.fleet.backend import Backend
 from router.routing.policies.weights import Weights
-from router.settings import Role
+from router.settings.engines import Role
 
 OTHERS_PROMPT_TOKENS = 2048
 """A request of somebody else, on a prefill engine; its length is not known."""

@@ -25,7 +25,7 @@ from router.routing.policies.burden import line_tokens, slowness, slowness_for_p
 from router.routing.policies.weights import Weights
 from router.routing.prefix.given import REMEMBERED
 from router.routing.prefix.prefixes import Prefixes
-from router.settings import Routing
+from router.settings.routing import Routing
 
 NEAR_SHARE = 0.8
 """Engines with at least this share of the best prefix are as good: what lacks is less than a detour costs."""

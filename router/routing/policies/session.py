@@ -16,7 +16,7 @@ from router.fleet.backend import Backend
 from router.routing.policies.burden import pending_tokens, slowness, works
 from router.routing.policies.least_loaded import LeastLoaded
 from router.routing.policies.weights import Weights
-from router.settings import Routing
+from router.settings.routing import Routing
 
 MAX_SESSIONS = 100_000
 """About 15 MB; a chat comes back within minutes or not at all."""

@@ -8,7 +8,7 @@ from router.routing.prefix.blocks import blocks
 from router.routing.prefix.index import Expectation, PrefixIndex
 from router.routing.prefix.sizes import TokenSizes
 from router.routing.prefix.truth import Truth
-from router.settings import Routing
+from router.settings.routing import Routing
 
 Salt = Callable[[Call], bytes]
 

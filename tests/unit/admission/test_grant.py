@@ -11,7 +11,7 @@ from router.admission.permits import Permits
 from router.errors import ClientGone, Outcome
 from router.fleet.backend import Backend
 from router.fleet.load import Load
-from router.settings import Admission
+from router.settings.admission import Admission
 from tests.support.builders import a_backend
 
 UNLIMITED = Admission(prefill_permits=0, decode_permits=0)

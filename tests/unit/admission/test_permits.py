@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from router.admission.line import Line
 from router.admission.permits import FULL_S, Permit, Permits
-from router.settings import Admission, Role
+from router.settings.admission import Admission
+from router.settings.engines import Role
 from tests.support.builders import MODEL, a_backend
 from tests.support.virtual_time import virtual_time
 

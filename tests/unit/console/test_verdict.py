@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 
 from router.console.verdict import Level, PoolNow, verdict
-from router.settings import Role
+from router.settings.engines import Role
 
 P, D, A = Role.PREFILL, Role.DECODE, Role.AGGREGATED
 

@@ -4,7 +4,8 @@ from router.doctor import advice
 from router.errors import BadHandoff, ConnectFailed, EngineError, EngineFault, EngineTimeout, Leg
 from router.fleet.backend import Backend
 from router.fleet.identity import Identity
-from router.settings import BackendSettings, Probes, Role
+from router.settings.engines import BackendSettings, Role
+from router.settings.fleet import Probes
 from tests.support.builders import a_backend
 
 

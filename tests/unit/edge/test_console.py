@@ -20,7 +20,10 @@ from router.fleet.pairs import Pairs
 from router.routing.modes import Modes
 from router.scaling.autoscaler import Autoscaler, Capacity
 from router.scaling.work import PrefillWork
-from router.settings import Admission, Autoscale, PairRules, Role
+from router.settings.admission import Admission
+from router.settings.engines import Role
+from router.settings.fleet import PairRules
+from router.settings.scaling import Autoscale
 from tests.support.builders import a_backend
 
 

@@ -17,7 +17,9 @@ from router.fleet.pairs import Pairs
 from router.fleet.probes import Prober
 from router.routing.choose import Chooser
 from router.routing.modes import Modes
-from router.settings import PairRules, Probes, Role, Routing
+from router.settings.engines import Role
+from router.settings.fleet import PairRules, Probes
+from router.settings.routing import Routing
 from tests.support.builders import a_backend
 
 

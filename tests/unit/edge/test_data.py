@@ -6,7 +6,7 @@ import pytest
 from router.app import running
 from router.edge.request_ids import RequestIds
 from router.fleet.backend import ModelCard
-from router.settings import Settings
+from router.settings.tree import Settings
 
 ENGINE = "http://127.0.0.1:9"
 

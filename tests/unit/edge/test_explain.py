@@ -6,7 +6,7 @@ import orjson
 import pytest
 
 from router.app import Running, running
-from router.settings import Settings
+from router.settings.tree import Settings
 from tests.support.builders import MODEL, a_body
 
 ENGINES = [{"url": f"http://127.0.0.1:{port}", "role": role} for port, role in ((1, "prefill"), (2, "decode"))]

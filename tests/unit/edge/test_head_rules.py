@@ -1,7 +1,7 @@
 import pytest
 
 from router.edge.head_rules import RequestLine, fault_in, head_too_large, target_too_long, upgrade_refused
-from router.settings import Edge
+from router.settings.edge import Edge
 
 HOST = (b"host", b"gateway:8000")
 LIMITS = Edge()

@@ -10,7 +10,8 @@ from router.edge.readiness import Readiness
 from router.fleet.backend import Backend
 from router.fleet.fleet import Fleet
 from router.fleet.pairs import Pairs
-from router.settings import PairRules, Role
+from router.settings.engines import Role
+from router.settings.fleet import PairRules
 from tests.support.builders import MODEL, a_backend
 
 

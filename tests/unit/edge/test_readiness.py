@@ -1,6 +1,6 @@
 from router.edge.readiness import Readiness
 from router.fleet.fleet import Fleet
-from router.settings import Role
+from router.settings.engines import Role
 from tests.support.builders import a_backend
 
 

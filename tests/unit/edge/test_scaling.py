@@ -5,7 +5,8 @@ from router.edge.scaling import scaling
 from router.fleet.fleet import Fleet
 from router.scaling.autoscaler import Autoscaler, Capacity
 from router.scaling.work import PrefillWork
-from router.settings import Autoscale, Role
+from router.settings.engines import Role
+from router.settings.scaling import Autoscale
 from tests.support.builders import MODEL, a_backend
 
 

@@ -2,7 +2,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.exchange.budget import RetryBudget
-from router.settings import Retries
+from router.settings.exchange import Retries
 
 RULES = Retries(share=0.2, reserve=3, window_s=10)
 

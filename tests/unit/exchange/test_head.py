@@ -3,7 +3,8 @@ from typing import Any
 from router.call import Trace
 from router.exchange.head import post
 from router.fleet.backend import Backend
-from router.settings import BackendSettings, Probes, Role
+from router.settings.engines import BackendSettings, Role
+from router.settings.fleet import Probes
 
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 

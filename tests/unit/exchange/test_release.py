@@ -6,7 +6,8 @@ import pytest
 from router.engines.handoff import Handoff
 from router.errors import BadAnswer, ConnectFailed, ConnectionLost, EngineError, EngineRefusal, RequestError
 from router.exchange.release import FAREWELL_S, LAST_WORDS_S, Releases
-from router.settings import HandoffSettings, Role
+from router.settings.engines import Role
+from router.settings.exchange import HandoffSettings
 from tests.support.builders import a_backend
 from tests.support.gateway import eventually
 from tests.support.legs import Stand, call, stand

@@ -21,7 +21,7 @@ from router.exchange.warm_up import RETRY_S, WarmUps
 from router.fleet.backend import Backend
 from router.fleet.fleet import Fleet
 from router.fleet.pairs import Pairs
-from router.settings import PairRules
+from router.settings.fleet import PairRules
 from tests.support.builders import a_backend
 from tests.support.virtual_time import virtual_time
 

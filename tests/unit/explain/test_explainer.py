@@ -16,7 +16,10 @@ from router.routing.choose import Chooser
 from router.routing.modes import Modes
 from router.routing.route import Route
 from router.routing.sent import Sent
-from router.settings import Admission, PairRules, Role, Routing
+from router.settings.admission import Admission
+from router.settings.engines import Role
+from router.settings.fleet import PairRules
+from router.settings.routing import Routing
 from tests.support.builders import a_backend, a_call, linked, paced
 
 LONG = 600

@@ -1,6 +1,6 @@
 from router.explain.text import text
 from router.routing.modes import Modes
-from router.settings import Role
+from router.settings.engines import Role
 from tests.support.builders import a_call
 from tests.unit.explain.test_explainer import LONG, Site
 

@@ -7,7 +7,7 @@ from router.engines.gauges import Gauges
 from router.fleet.backend import ModelCard
 from router.fleet.identity import Identity
 from router.fleet.load import Load
-from router.settings import Role
+from router.settings.engines import Role
 from tests.support.builders import a_backend, paced
 
 

@@ -9,7 +9,8 @@ from router.fleet.fleet import Fleet
 from router.fleet.membership import Membership
 from router.fleet.pairs import Pairs
 from router.fleet.probes import Prober
-from router.settings import BackendSettings, PairRules, Probes, Role
+from router.settings.engines import BackendSettings, Role
+from router.settings.fleet import PairRules, Probes
 from tests.support.builders import a_backend
 
 

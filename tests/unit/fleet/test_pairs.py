@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.fleet.pairs import Meeting, Pairs
-from router.settings import PairRules
+from router.settings.fleet import PairRules
 
 RULES = PairRules(failures=2, quarantine_s=60)
 

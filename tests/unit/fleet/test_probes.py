@@ -13,7 +13,7 @@ from router.fleet.backend import Backend, ModelCard
 from router.fleet.fleet import Fleet
 from router.fleet.probes import Prober
 from router.fleet.standing import State
-from router.settings import Probes
+from router.settings.fleet import Probes
 from tests.support.builders import MODEL, a_backend
 from tests.support.virtual_time import virtual_time
 
@@ -268,7 +268,7 @@ async def test_an_engine_that_is_down_is_probed_more_often_so_that_it_is_soon_ba
 
 @virtual_time
 async def test_a_probe_that_nobody_foresaw_to_fail_is_followed_by_others(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     probes: list[str] = []
 
@@ -282,6 +282,32 @@ async def test_a_probe_that_nobody_foresaw_to_fail_is_followed_by_others(
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(probing.run(), 20)
     assert min(probes.count(one.id), probes.count(other.id)) >= 8
+    told = [record.facts["work"] for record in caplog.records]  # type: ignore[attr-defined]
+    assert sorted(told) == [f"probe of {backend.id}" for backend in (one, other)], "each once"
+
+
+@virtual_time
+async def test_a_newcomer_whose_probes_fail_by_a_mistake_is_told_of_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    probes = 0
+
+    async def probe(_: Backend) -> None:
+        nonlocal probes
+        probes += 1
+        raise IndexError
+
+    newcomer = fresh()
+    async with prober() as probing, asyncio.TaskGroup() as group:
+        monkeypatch.setattr(probing, "probe", probe)
+        running = group.create_task(probing.run())
+        await asyncio.sleep(1)
+        probing._fleet.backends = (newcomer,)
+        probing.follow(newcomer)
+        await asyncio.sleep(30)
+        running.cancel()
+    assert probes > 10
+    assert [record.message for record in caplog.records] == ["background work failed"]
 
 
 def silent() -> Backend:

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.fleet.standing import Standing, State
-from router.settings import Ejection, Probes
+from router.settings.fleet import Ejection, Probes
 
 RULES = Probes(down_after=3, up_after=2)
 

@@ -12,7 +12,9 @@ from router.routing.choose import Chooser, partners_of
 from router.routing.disaggregation import Reason
 from router.routing.modes import Modes
 from router.routing.route import Route, Shortage
-from router.settings import PairRules, PolicyName, Role, Routing
+from router.settings.engines import Role
+from router.settings.fleet import PairRules
+from router.settings.routing import PolicyName, Routing
 from router.telemetry.events import RouteKind
 from tests.support.builders import MODEL, a_backend, a_call, linked, paced
 

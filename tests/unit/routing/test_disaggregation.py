@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from router.routing.disaggregation import Home, Pools, Reason, decide
 from router.routing.times import Times
-from router.settings import Routing
+from router.settings.routing import Routing
 from tests.support.builders import a_call
 
 RULES = Routing(min_novel_tokens=512, min_concurrency=10, long_prompt_tokens=8192)

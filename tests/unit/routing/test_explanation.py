@@ -5,7 +5,8 @@ from router.call import Call
 from router.routing.disaggregation import Reason
 from router.routing.explanation import Witness, unmoved
 from router.routing.policies.round_robin import RoundRobin
-from router.settings import Role, Routing
+from router.settings.engines import Role
+from router.settings.routing import Routing
 from tests.support.builders import a_backend, a_call
 
 ENGINES = [a_backend("prefill", port) for port in (1, 2, 3)]

@@ -1,7 +1,7 @@
 import pytest
 
 from router.routing.modes import Modes
-from router.settings import Mode, Routing
+from router.settings.routing import Mode, Routing
 
 IDS = [f"0a1b2c-{number:x}" for number in range(10_000)]
 

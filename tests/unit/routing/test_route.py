@@ -4,7 +4,7 @@ import pytest
 
 from router.fleet.backend import Backend
 from router.routing.route import Route, Shortage
-from router.settings import Role
+from router.settings.engines import Role
 from router.telemetry.events import RouteKind
 from tests.support.builders import a_backend
 

@@ -3,7 +3,7 @@ import pytest
 from router.fleet.backend import Backend
 from router.fleet.links import COMPARED_TOKENS
 from router.routing.times import Times, quick, times
-from router.settings import Routing
+from router.settings.routing import Routing
 from tests.support.builders import a_backend, a_call, linked, paced
 
 RULES = Routing(prefill_tokens_per_s=20_000)

@@ -12,7 +12,7 @@ from router.routing.disaggregation import Reason
 from router.routing.route import Route
 from router.routing.timed import Timed
 from router.routing.trials import to_try
-from router.settings import Routing
+from router.settings.routing import Routing
 from tests.support.builders import MODEL, a_backend, a_call, linked, paced
 
 FAST_S, SLOW_S = 5e-6, 1.35e-4

@@ -1,7 +1,7 @@
 import pytest
 
 from router.scaling.demand import DecodeLoad, PrefillLoad, Signal, decode_demand, prefill_demand
-from router.settings import Autoscale
+from router.settings.scaling import Autoscale
 
 RULES = Autoscale(prefill_wait_s=0.5, inter_token_s=0.04)
 

@@ -2,7 +2,7 @@ import pytest
 
 from router.scaling.demand import Demand, Signal
 from router.scaling.steady import Desired, Limits, Reason, step
-from router.settings import Autoscale, PoolSize
+from router.settings.scaling import Autoscale, PoolSize
 
 RULES = Autoscale(scale_out_above=0.8, scale_in_below=0.6, scale_out_pause_s=100, scale_in_after_s=300)
 ANY = Limits(PoolSize(min_replicas=1, max_replicas=10))

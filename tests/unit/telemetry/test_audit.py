@@ -12,7 +12,8 @@ from router.exchange.pool import Connections
 from router.exchange.release import Releases
 from router.exchange.warm_up import WarmUps
 from router.fleet.fleet import Fleet
-from router.settings import Admission, Role
+from router.settings.admission import Admission
+from router.settings.engines import Role
 from router.telemetry import audit as room
 from router.telemetry.audit import LOOKS, RULES, SPARE, Audit
 from tests.support.builders import a_backend

@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from router.errors import BadAnswer, InvalidRequest, Outcome
-from router.settings import Log
+from router.settings.telemetry import Log
 from router.telemetry.events import Journey, Observers, RouteKind
 from router.telemetry.logs import AccessLog, Lines, LinesHandler, configure, json_line, pretty_line
 

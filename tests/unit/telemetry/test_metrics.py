@@ -9,7 +9,9 @@ from router.errors import Outcome, Unavailable
 from router.exchange.events import EventStream
 from router.fleet.fleet import Fleet
 from router.fleet.pairs import Pairs
-from router.settings import Admission, PairRules, Role
+from router.settings.admission import Admission
+from router.settings.engines import Role
+from router.settings.fleet import PairRules
 from router.telemetry.events import GAPS_PER_BATCH, Journey, Observers, RouteKind
 from router.telemetry.metrics import FleetMetrics, RequestMetrics
 from router.usage import Usage

@@ -3,7 +3,8 @@ from prometheus_client import CollectorRegistry
 from router.fleet.fleet import Fleet
 from router.scaling.autoscaler import Autoscaler, Capacity
 from router.scaling.work import PrefillWork
-from router.settings import Autoscale, Role
+from router.settings.engines import Role
+from router.settings.scaling import Autoscale
 from router.telemetry.scaling import ScalingMetrics
 from tests.support.builders import MODEL, a_backend
 

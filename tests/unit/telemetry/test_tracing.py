@@ -8,7 +8,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from router.call import Trace
 from router.errors import EngineTimeout, Leg, Outcome
-from router.settings import Tracing
+from router.settings.telemetry import Tracing
 from router.telemetry.events import Journey, Observers, RouteKind
 from router.telemetry.tracing import OtlpTraces
 

@@ -2,7 +2,7 @@ from router.bench.ramp.fleet import ElasticFleet, Shape
 from router.bench.replay.timeline import Timeline
 from router.bench.replay.trace import MODEL, Request
 from router.scaling.work import PrefillWork
-from router.settings import Role
+from router.settings.engines import Role
 
 D = Role.DECODE
 SHAPE = Shape({Role.PREFILL: "h100", D: "h200"}, {Role.PREFILL: 100_000, D: 100_000}, start_up_s=100)

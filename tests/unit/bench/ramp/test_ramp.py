@@ -1,7 +1,8 @@
 import pytest
 
 from router.bench.ramp.ramp import POOLS, Day, percentile, run
-from router.settings import Autoscale, Role
+from router.settings.engines import Role
+from router.settings.scaling import Autoscale
 
 DAY = Day(stretch_s=900)
 RULES = Autoscale()

@@ -1,5 +1,5 @@
 from router.bench.replay.oracle import Oracle, belady_reused_tokens, lru_reused_tokens, pooled
-from router.settings import Routing
+from router.settings.routing import Routing
 from tests.support.traces import a_request, chats
 
 BLOCK = 512

@@ -6,7 +6,7 @@ import pytest
 
 from router.bench.replay import plot
 from router.bench.replay.replay import Record
-from router.settings import Role
+from router.settings.engines import Role
 
 SVG = "{http://www.w3.org/2000/svg}"
 

@@ -6,7 +6,8 @@ from router.bench.replay.oracle import lru_reused_tokens, pooled
 from router.bench.replay.replay import Record, Replay, Shape, rules_of
 from router.bench.replay.report import max_over_mean, percentile
 from router.fleet.load import Load
-from router.settings import PolicyName, Role
+from router.settings.engines import Role
+from router.settings.routing import PolicyName
 from tests.support.traces import chats, strangers
 
 SMALL = Shape(prefill=3, decode=3, prefill_cache_tokens=100_000, decode_cache_tokens=200_000)

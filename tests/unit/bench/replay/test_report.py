@@ -4,7 +4,7 @@ from typing import Any
 from router.bench.replay.oracle import Oracle
 from router.bench.replay.replay import Record, Shape
 from router.bench.replay.report import COLUMNS, Bound, bound, max_over_mean, percentile, row, text, tree
-from router.settings import Role
+from router.settings.engines import Role
 from tests.support.traces import a_request, chats
 
 REQUESTS = [a_request("abcd"), a_request("abcde")]

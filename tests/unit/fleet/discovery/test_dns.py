@@ -9,7 +9,8 @@ from contextlib import asynccontextmanager
 import pytest
 
 from router.fleet.discovery.dns import Answer, LookupFailed, NamedEngines, Service, pause_s
-from router.settings import BackendSettings, DnsPool, Role
+from router.settings.discovery import DnsPool
+from router.settings.engines import BackendSettings, Role
 from tests.support.virtual_time import virtual_time
 
 REFRESH_S = 5

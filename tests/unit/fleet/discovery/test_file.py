@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from router.fleet.discovery.file import BackendsFile
-from router.settings import BackendSettings, FileDiscovery
+from router.settings.discovery import FileDiscovery
+from router.settings.engines import BackendSettings
 
 ONE = "- {url: 'http://10.0.0.1:8200', role: prefill}\n"
 TWO = ONE + "- {url: 'http://10.0.0.2:8201', role: decode}\n"

@@ -10,7 +10,7 @@ import pytest
 
 from router.fleet.discovery.dns import Answer, LookupFailed, Service
 from router.fleet.discovery.resolver import Resolver
-from router.settings import DnsDiscovery
+from router.settings.discovery import DnsDiscovery
 from tests.support.dns_server import SILENCE, ZoneServer, dns_server
 
 ZONE = """

@@ -6,7 +6,7 @@ import pytest
 
 from router.fleet.discovery.sources import Sources
 from router.fleet.membership import Membership
-from router.settings import Discovery
+from router.settings.discovery import Discovery
 
 
 class Heard:

@@ -4,7 +4,7 @@ from collections import Counter
 import pytest
 
 from router.routing.policies.least_loaded import LeastLoaded
-from router.settings import Role
+from router.settings.engines import Role
 from tests.support.builders import a_backend, a_call, paced
 
 

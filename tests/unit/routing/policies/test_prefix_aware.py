@@ -8,7 +8,7 @@ from router.routing.policies.prefix_aware import PrefixAware
 from router.routing.prefix.given import Given
 from router.routing.prefix.index import PrefixIndex
 from router.routing.prefix.prefixes import Prefixes
-from router.settings import Routing
+from router.settings.routing import Routing
 from tests.support.builders import a_backend, a_completion, paced
 
 SLACK_TOKENS = 5000

@@ -9,7 +9,7 @@ from router.call import Call
 from router.fleet.backend import Backend
 from router.routing.policies import session
 from router.routing.policies.session import Session
-from router.settings import Routing
+from router.settings.routing import Routing
 from tests.support.builders import a_backend, a_call
 
 SLACK_TOKENS = 1000

@@ -1,0 +1,40 @@
+"""Which keys and tokens do settings name? They are read from variables and files, and stand in no tree."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from pydantic import SecretStr
+
+from router.settings.edge import Listen, Ops
+from router.settings.engines import BackendSettings
+from router.settings.faults import SettingsError
+
+
+def engine_key(backend: BackendSettings, environ: Mapping[str, str] | None = None) -> SecretStr | None:
+    """The API key of an engine, read from the variable that `key_env` names; None when it needs none."""
+    environ = os.environ if environ is None else environ
+    return SecretStr(environ[backend.key_env]) if backend.key_env else None
+
+
+def clients_key(listen: Listen, environ: Mapping[str, str] | None = None) -> SecretStr | None:
+    """The key that clients need, from the file or variable that is named; None when they need none.
+
+    Raises `SettingsError` when the file cannot be read.
+    """
+    environ = os.environ if environ is None else environ
+    if listen.api_key_file is None:
+        key = environ.get(listen.api_key_env, "")
+    else:
+        try:
+            key = Path(listen.api_key_file).read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            why = error.strerror if isinstance(error, OSError) else "it is not text"
+            raise SettingsError([f"listen.api_key_file: the file cannot be read: {why}"]) from None
+    return SecretStr(key) if key else None
+
+
+def operators_token(ops: Ops, environ: Mapping[str, str] | None = None) -> SecretStr | None:
+    """The token that changes need, read from the variable that `token_env` names; None when there is none."""
+    environ = os.environ if environ is None else environ
+    return SecretStr(environ[ops.token_env]) if ops.token_env else None
