@@ -152,7 +152,9 @@ def test_block_ids_may_be_flat_or_a_list_per_cache_group(ids: object) -> None:
     check(kv_params(remote_block_ids=ids))
 
 
-@pytest.mark.parametrize("ids", [None, [], [[]], [[1], []], [[1], 2], [1, [2]], [-1], [True], [1.0], ["1"], {"0": 1}, [[[1]]]])
+@pytest.mark.parametrize(
+    "ids", [None, [], [[]], [[1], []], [[1], 2], [1, [2]], [-1], [True], [1.0], ["1"], {"0": 1}, [[[1]]]]
+)
 def test_block_ids_that_kill_a_decode_engine_are_refused(ids: object) -> None:
     with blamed(BadHandoff, "remote_block_ids"):
         check(kv_params(remote_block_ids=ids))
