@@ -132,13 +132,11 @@ class AccessLog:
     Written without a log record: that would cost more than the line.
     """
 
-    stages = frozenset({Stage.SETTLED})
-
     def __init__(self, lines: Lines) -> None:
         self._lines = lines
+        self.notes = {Stage.SETTLED: self._settled}
 
-    def observe(self, stage: Stage, journey: Journey) -> None:
-        """Write the line of a settled request."""
+    def _settled(self, journey: Journey) -> None:
         level = logging.WARNING if journey.outcome in WORTH_A_WARNING else logging.INFO
         if self._lines.takes(level):
             self._lines.add(level, self._lines.format(time.time(), level, ACCESS, "request", _line(journey)))

@@ -193,6 +193,17 @@ def test_tokens_are_counted_as_engines_told_them(route: RouteKind, pool: str, re
     assert told.value("prefix_tokens_total", pool=pool, kind="computed") == 100 - reused
 
 
+def test_an_engine_that_had_more_than_the_prompt_computed_nothing() -> None:
+    told = Told()
+    journey = told.journey()
+    journey.chosen(RouteKind.LOCAL, "why", "d:1", None)
+    journey.committed()
+    journey.usage = Usage(100, 7, 150)
+    journey.settled(Outcome.OK, 200)
+    assert told.value("prefix_tokens_total", pool="decode", kind="computed") == 0
+    assert told.value("requests_total", model=MODEL, api="chat", route="local", outcome="ok") == 1
+
+
 def test_tokens_that_no_engine_told_are_estimated_and_those_without_an_answer_not_counted() -> None:
     told = Told()
     for committed in (True, False):
