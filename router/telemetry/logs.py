@@ -9,7 +9,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, TextIO
 
 import orjson
@@ -73,21 +73,22 @@ FORMATS: Mapping[str, Format] = {"json": json_line, "pretty": pretty_line}
 class Lines:
     """Where lines go. Those of a moment are written together; warnings and worse, and what came before them, at once.
 
-    Lines wait only while an event loop runs, for `BATCH_S` at most.
+    Lines wait only while an event loop runs, for `BATCH_S` at most. Some are made only when they are written: one after
+    the other they find the code for that in the processor's caches, which the kernel takes over between two tokens.
     """
 
     def __init__(self, stream: TextIO, settings: Log) -> None:
         self._stream = stream
         self._level = logging.getLevelNamesMapping()[settings.level.upper()]
-        self._waiting: list[str] = []
+        self._waiting: list[str | Callable[[], str]] = []
         self.format = FORMATS[settings.format]
 
     def takes(self, level: int) -> bool:
         """Whether lines of a level are written."""
         return level >= self._level
 
-    def add(self, level: int, line: str) -> None:
-        """One more."""
+    def add(self, level: int, line: str | Callable[[], str]) -> None:
+        """One more; what makes it is called when it is written, and must not raise."""
         self._waiting.append(line)
         if level >= logging.WARNING:
             self.flush()
@@ -98,7 +99,7 @@ class Lines:
         """Write what waits."""
         lines, self._waiting = self._waiting, []
         if lines:
-            self._stream.write("\n".join([*lines, ""]))
+            self._stream.write("\n".join([*(line if isinstance(line, str) else line() for line in lines), ""]))
             self._stream.flush()
 
     def _flush_soon(self) -> None:
@@ -144,8 +145,13 @@ class AccessLog:
 
     def _settled(self, journey: Journey) -> None:
         level = logging.WARNING if journey.outcome in WORTH_A_WARNING else logging.INFO
-        if self._lines.takes(level):
-            self._lines.add(level, self._lines.format(time.time(), level, ACCESS, "request", _facts(journey)))
+        if not self._lines.takes(level):
+            return
+        make = partial(self._line, time.time(), level, journey)
+        self._lines.add(level, make if journey.error is None else make())  # an error holds on to what it failed in
+
+    def _line(self, at: float, level: int, journey: Journey) -> str:
+        return self._lines.format(at, level, ACCESS, "request", _facts(journey))
 
 
 def _facts(journey: Journey) -> dict[str, Any]:

@@ -1,6 +1,8 @@
 import asyncio
 import io
 import logging
+import time
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -212,6 +214,29 @@ async def test_a_warning_is_written_at_once_after_what_came_before_it() -> None:
     some.add(logging.INFO, "a")
     some.add(logging.WARNING, "w")
     assert stream.pieces == ["a\nw\n"]
+
+
+async def test_a_line_that_waits_tells_when_its_request_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = Written()
+    some = lines(stream)
+    monkeypatch.setattr(time, "time", lambda: 1.5)
+    settled(some)
+    some.add(logging.INFO, '{"message": "later"}')
+    monkeypatch.setattr(time, "time", lambda: 9.0)
+    assert stream.pieces == []
+    some.flush()
+    assert [line["message"] for line in stream.parsed] == ["request", "later"]
+    assert stream.parsed[0]["ts"] == "1970-01-01T00:00:01.500+00:00"
+
+
+async def test_no_line_that_waits_keeps_an_error_and_what_failed_with_it() -> None:
+    stream, error = Written(), InvalidRequest("no", param="model")
+    some, gone = lines(stream), weakref.ref(error)
+    settled(some, Outcome.CLIENT_ERROR, 400, error)
+    del error
+    assert (stream.pieces, gone()) == ([], None)
+    some.flush()
+    assert stream.parsed[0]["error"] == "invalid_request"
 
 
 def test_without_a_loop_nothing_waits() -> None:
