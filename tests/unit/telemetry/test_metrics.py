@@ -1,3 +1,5 @@
+import weakref
+
 import pytest
 from prometheus_client import CollectorRegistry
 
@@ -11,7 +13,7 @@ from router.fleet.fleet import Fleet
 from router.fleet.pairs import Pairs
 from router.settings import Admission, PairRules, Role
 from router.telemetry.events import GAPS_PER_BATCH, Journey, Observers, RouteKind
-from router.telemetry.metrics import FleetMetrics, RequestMetrics
+from router.telemetry.metrics import TOGETHER, FleetMetrics, RequestMetrics
 from router.usage import Usage
 from tests.support.builders import MODEL, a_backend, linked, paced
 
@@ -68,6 +70,23 @@ def test_a_stream_is_counted_and_timed() -> None:
     assert told.value("ttft_seconds_sum", **by_route) == 3
     assert told.value("request_seconds_sum", **by_route) == 4
     assert told.value("inter_token_seconds_count", **by_route) == 2
+
+
+def test_requests_that_ended_are_counted_when_somebody_looks_or_there_are_some() -> None:
+    told = Told()
+    for ended in range(1, 2 * TOGETHER + 2):
+        hand_over(told, told.journey())
+        assert len(told.metrics._ended) == ended % TOGETHER
+    assert told.value("request_seconds_count", model=MODEL, route="disaggregated") == 2 * TOGETHER + 1
+    assert told.metrics._ended == []
+
+
+def test_no_request_that_waits_to_be_counted_keeps_an_error_and_what_failed_with_it() -> None:
+    told, error = Told(), Unavailable("no decode engine is free")
+    gone = weakref.ref(error)
+    told.journey().settled(error.outcome, error.status, error)
+    del error
+    assert gone() is None
 
 
 def test_a_complete_answer_has_no_time_to_first_token() -> None:
