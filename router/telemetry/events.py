@@ -1,4 +1,4 @@
-"""What happened to a request: one `Journey` is stamped along the way and shown to every observer at each stage.
+"""What happened to a request: one `Journey` is stamped along the way and shown to observers at the stages they name.
 
 The core knows nothing of metrics or logs; those are observers. Times are seconds of the injected monotonic clock.
 """
