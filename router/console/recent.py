@@ -5,7 +5,7 @@ them. Requests are named by the gateway's own ids.
 """
 
 import time
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -31,47 +31,39 @@ MAX_TROUBLES = 40
 
 @dataclass(slots=True)
 class Slot:
-    """What happened within `SLOT_S`. `stages_s` are sums over the streams of which `ttft_s` are the first tokens."""
+    """What happened within `SLOT_S`. `stages_s` are sums over the streams of which `ttft_s` are the first tokens.
+
+    `pairs` are those of its `handoffs`.
+    """
 
     number: int
     ttft_s: list[float] = field(default_factory=list)
     streams: int = 0
-    stages_s: dict[str, float] = field(default_factory=dict)
+    stages_s: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     outcomes: Counter[str] = field(default_factory=Counter)
     decisions: Counter[tuple[str, str]] = field(default_factory=Counter)
     pairs: Counter[tuple[str, str]] = field(default_factory=Counter)
+    handoffs: int = 0
     handoff_s: list[float] = field(default_factory=list)
     tokens: int = 0
-
-    def add(self, stage: str, seconds: float) -> None:
-        """Time that a stream spent in a stage before its first token."""
-        self.stages_s[stage] = self.stages_s.get(stage, 0.0) + seconds
 
 
 class Recent:
     """The last minutes, slot by slot, and the last troubles."""
 
-    stages = frozenset(Stage) - {Stage.QUEUED, Stage.PREFILLED, Stage.PACED}
-
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._slots: deque[Slot] = deque(maxlen=SLOTS)
+        self._last = Slot(number=-1)
         self.troubles: deque[dict[str, Any]] = deque(maxlen=MAX_TROUBLES)
         """The newest first. What clients did wrong is none."""
-
-    def observe(self, stage: Stage, journey: Journey) -> None:
-        """Take note of what a journey's stage tells."""
-        match stage:
-            case Stage.CHOSEN:
-                self._slot().decisions[journey.route.value, journey.reason] += 1
-            case Stage.COMMITTED if journey.stream:
-                self._began(self._slot(), journey)
-            case Stage.RETRIED:
-                self._trouble(journey, "retried", journey.retry_leg, journey.retry_reason)
-            case Stage.FELL_BACK:
-                self._trouble(journey, "fell_back", "prefill", journey.fallback_reason)
-            case Stage.SETTLED:
-                self._settled(self._slot(), journey)
+        self.notes = {
+            Stage.CHOSEN: self._chosen,
+            Stage.RETRIED: self._retried,
+            Stage.FELL_BACK: self._fell_back,
+            Stage.COMMITTED: self._committed,
+            Stage.SETTLED: self._settled,
+        }
 
     def slots(self, count: int) -> list[Slot]:
         """The last slots, from old to new; those in which nothing happened are left out."""
@@ -80,35 +72,50 @@ class Recent:
 
     def _slot(self) -> Slot:
         number = int(self._clock() / SLOT_S)
-        if not self._slots or self._slots[-1].number != number:
-            self._slots.append(Slot(number))
-        return self._slots[-1]
+        if self._last.number != number:
+            self._last = Slot(number)
+            self._slots.append(self._last)
+        return self._last
 
-    def _began(self, slot: Slot, journey: Journey) -> None:
+    def _chosen(self, journey: Journey) -> None:
+        self._slot().decisions[journey.route, journey.reason] += 1
+
+    def _retried(self, journey: Journey) -> None:
+        self._trouble(journey, "retried", journey.retry_leg, journey.retry_reason)
+
+    def _fell_back(self, journey: Journey) -> None:
+        self._trouble(journey, "fell_back", "prefill", journey.fallback_reason)
+
+    def _committed(self, journey: Journey) -> None:
+        """A stream's first token, and where its time went."""
+        if not journey.stream:
+            return
+        slot = self._slot()
         ttft_s, handoff_s = journey.ttft_s or 0.0, journey.handoff_s
         _keep(slot.ttft_s, ttft_s, slot.streams)
         slot.streams += 1
         wait_s = journey.queue_s if journey.queue else 0.0
         if journey.queue:
-            slot.add(f"wait_{journey.queue}", wait_s)
+            slot.stages_s[f"wait_{journey.queue}"] += wait_s
         if handoff_s is None:
-            slot.add("alone", max(0.0, ttft_s - wait_s))
+            slot.stages_s["alone"] += max(0.0, ttft_s - wait_s)
             return
-        slot.add("prefill", journey.prefill_s or 0.0)
-        slot.add("handoff", handoff_s)
-        _keep(slot.handoff_s, handoff_s, slot.pairs.total())
+        slot.stages_s["prefill"] += journey.prefill_s or 0.0
+        slot.stages_s["handoff"] += handoff_s
+        _keep(slot.handoff_s, handoff_s, slot.handoffs)
+        slot.handoffs += 1
         pair = journey.prefill or "", journey.decode or ""
         if pair in slot.pairs or len(slot.pairs) < MAX_PAIRS:
             slot.pairs[pair] += 1
 
-    def _settled(self, slot: Slot, journey: Journey) -> None:
-        outcome = journey.outcome or Outcome.UPSTREAM_ERROR
-        slot.outcomes[outcome.value] += 1
+    def _settled(self, journey: Journey) -> None:
+        slot, outcome = self._slot(), journey.outcome or Outcome.UPSTREAM_ERROR
+        slot.outcomes[outcome] += 1
         slot.tokens += journey.generated_tokens
         if outcome is Outcome.CLIENT_GONE:  # it was not refused
             return
         if journey.route is RouteKind.NONE and journey.reason:
-            slot.decisions[journey.route.value, journey.reason] += 1
+            slot.decisions[journey.route, journey.reason] += 1
         if (error := journey.error) is not None and outcome is not Outcome.CLIENT_ERROR:
             leg = error.leg.value if isinstance(error, EngineFault) and error.leg else None
             self._trouble(journey, "failed", leg, error.reason if isinstance(error, EngineFault) else error.code)

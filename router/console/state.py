@@ -206,7 +206,7 @@ def _lately(slots: Sequence[Slot]) -> dict[str, Any]:
     p50, p90 = percentiles([ttft_s for slot in slots for ttft_s in slot.ttft_s], 0.5, 0.9)
     return {
         "window_s": window_s,
-        "outcomes": outcomes,
+        "outcomes": {str(outcome): count for outcome, count in outcomes.items()},
         "tokens_per_s": round(sum(slot.tokens for slot in slots) / window_s, 1),
         "ttft_p50_s": p50,
         "ttft_p90_s": p90,
@@ -229,4 +229,4 @@ def _flow(slots: Sequence[Slot]) -> dict[str, Any]:
 def _decisions(slots: Sequence[Slot]) -> list[dict[str, Any]]:
     """Routes by reason over the last minutes, the most frequent first."""
     counts = sum((slot.decisions for slot in slots), Counter[tuple[str, str]]())
-    return [{"route": r, "reason": why, "count": n} for (r, why), n in counts.most_common(MAX_DECISIONS)]
+    return [{"route": str(r), "reason": why, "count": n} for (r, why), n in counts.most_common(MAX_DECISIONS)]

@@ -59,9 +59,11 @@ class Pace:
             for sample in samples:
                 self._add(*sample)
         else:
-            self._doubts.clear()
+            if self._doubts:
+                self._doubts.clear()
             self._add(tokens, took_s)
-            self._begin_well(tokens, took_s)
+            if self._first is not None:
+                self._begin_well(self._first, tokens, took_s)
         self._fit()
 
     def seconds(self, tokens: int, before: int = 0) -> float | None:
@@ -75,13 +77,11 @@ class Pace:
         """Whether the last sample was far off: the next ones tell whether things have changed."""
         return bool(self._doubts)
 
-    def _begin_well(self, tokens: int, took_s: float) -> None:
+    def _begin_well(self, begun: list[Sample], tokens: int, took_s: float) -> None:
         """Drop the very first sample if all after it are far better: two engines had to shake hands."""
-        if self.samples > ENOUGH or self._first is None:
-            return
-        self._first.append((tokens, took_s))
+        begun.append((tokens, took_s))
         if self.samples == ENOUGH:
-            first, *others = self._first
+            first, *others = begun
             self._first = None
             longest_s = max(took_s for _, took_s in others)
             if first[1] > longest_s and _each_s(first) > FAR * max(map(_each_s, others)):
@@ -114,14 +114,16 @@ class Pace:
         self._rr = self._rr * MEMORY + r * r
         self._rz = self._rz * MEMORY + r * z
         self.samples += 1
-        self.longest_tokens = max(self.longest_tokens, tokens)
+        if tokens > self.longest_tokens:
+            self.longest_tokens = tokens
 
     def _fit(self) -> None:
-        variance = self._count * self._rr - self._r * self._r
+        count, r, z = self._count, self._r, self._z
+        variance = count * self._rr - r * r
         fixed_s = 0.0
-        if variance > (SPREAD * self._r) ** 2:
-            fixed_s = max(0.0, (self._count * self._rz - self._r * self._z) / variance)
-        s_per_token = (self._z - fixed_s * self._r) / self._count
+        if variance > (SPREAD * r) ** 2:
+            fixed_s = max(0.0, (count * self._rz - r * z) / variance)
+        s_per_token = (z - fixed_s * r) / count
         if s_per_token < 0:
             fixed_s, s_per_token = self._rz / self._rr, 0.0
         self.fixed_s, self.s_per_token = fixed_s, s_per_token

@@ -25,30 +25,30 @@ class Done:
 class PrefillWork:
     """What prefill engines did, by model."""
 
-    stages = frozenset({Stage.CHOSEN, Stage.PREFILLED, Stage.COMMITTED})
-
     def __init__(self) -> None:
         self._done: dict[str, Done] = {}
         self._busy_until: dict[str, float] = {}
+        self.notes = {
+            Stage.CHOSEN: self._chosen,
+            Stage.PREFILLED: self._prefilled,
+            Stage.COMMITTED: self._committed,
+        }
 
     def of(self, model: str) -> Done:
         """The counts of a model; they go on counting."""
-        return self._done.setdefault(model, Done())
+        done = self._done.get(model)
+        if done is None:
+            done = self._done[model] = Done()
+        return done
 
     def keep(self, models: Collection[str], engines: Collection[str]) -> None:
         """Forget what has left the fleet."""
         self._done = {model: done for model, done in self._done.items() if model in models}
         self._busy_until = {engine: at for engine, at in self._busy_until.items() if engine in engines}
 
-    def observe(self, stage: Stage, journey: Journey) -> None:
-        """Count what a journey's stage tells."""
-        match stage:
-            case Stage.PREFILLED:
-                self._prefilled(journey)
-            case Stage.COMMITTED if journey.route is RouteKind.DISAGGREGATED:
-                self.of(journey.model).tokens += _novel_tokens(journey)
-            case Stage.CHOSEN if journey.reason in MISSED:
-                self.of(journey.model).missed_tokens += journey.prompt_tokens
+    def _chosen(self, journey: Journey) -> None:
+        if journey.reason in MISSED:
+            self.of(journey.model).missed_tokens += journey.prompt_tokens
 
     def _prefilled(self, journey: Journey) -> None:
         """An engine's prompts end about in the order in which they came, so each adds what none before it covered."""
@@ -59,6 +59,10 @@ class PrefillWork:
         done.prompts += 1
         done.busy_s += max(0.0, ended - max(began, self._busy_until.get(engine, began)))
         self._busy_until[engine] = ended
+
+    def _committed(self, journey: Journey) -> None:
+        if journey.route is RouteKind.DISAGGREGATED:
+            self.of(journey.model).tokens += _novel_tokens(journey)
 
 
 def _novel_tokens(journey: Journey) -> int:

@@ -1,9 +1,9 @@
-"""What happened to a request: one `Journey` is stamped along the way and shown to every observer at each stage.
+"""What happened to a request: one `Journey` is stamped along the way and shown to observers at the stages they name.
 
 The core knows nothing of metrics or logs; those are observers. Times are seconds of the injected monotonic clock.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum, auto
 from typing import Protocol
@@ -46,6 +46,10 @@ class Journey:
     """One request's life. `model` is the label for metrics: a model of the fleet, or `other`.
 
     `arm` is the mode that the request is routed in while two are compared, else empty.
+
+    Times that several observers tell are worked out once, when they are known: `prefill_s`, the prefill leg, from its
+    request to its judged answer; `handoff_s`, from there to the first event of decode, the KV hand-over as the client
+    feels it; `ttft_s` from the request's arrival to the first byte of its answer, `total_s` to its end.
     """
 
     request_id: str
@@ -72,8 +76,12 @@ class Journey:
     fallback_detail: str | None = None
     prefill_sent_at: float | None = None
     prefilled_at: float | None = None
+    prefill_s: float | None = None
     committed_at: float | None = None
+    handoff_s: float | None = None
+    ttft_s: float | None = None
     settled_at: float | None = None
+    total_s: float = 0.0
     events: int = 0
     event_gaps_s: list[float] = field(default_factory=list, repr=False)
     answer_bytes: int = 0
@@ -107,7 +115,9 @@ class Journey:
 
     def prefilled(self) -> None:
         """The prefill engine answered with a usable hand-over."""
-        self.prefilled_at = self.clock()
+        now = self.prefilled_at = self.clock()
+        if self.prefill_sent_at is not None:
+            self.prefill_s = now - self.prefill_sent_at
         self._show(Stage.PREFILLED)
 
     def fell_back(self, reason: str, detail: str | None) -> None:
@@ -134,13 +144,17 @@ class Journey:
 
     def committed(self) -> None:
         """The first byte of an answer goes to the client."""
-        self.committed_at = self.clock()
+        now = self.committed_at = self.clock()
+        self.ttft_s = now - self.received_at
+        if self.prefilled_at is not None and self.route is RouteKind.DISAGGREGATED:
+            self.handoff_s = now - self.prefilled_at
         self._show(Stage.COMMITTED)
 
     def settled(self, outcome: Outcome, status: int | None, error: RequestError | None = None) -> None:
         """The request is over; called once."""
         assert self.outcome is None, f"settled twice: {self!r}"
-        self.settled_at = self.clock()
+        now = self.settled_at = self.clock()
+        self.total_s = now - self.received_at
         self.outcome, self.status, self.error = outcome, status, error
         self._show(Stage.SETTLED)
 
@@ -149,33 +163,9 @@ class Journey:
         """Under which the request is recorded; None when it is not."""
         return self.trace.trace_id if self.trace else None
 
-    @property
-    def prefill_s(self) -> float | None:
-        """The prefill leg, from its request to its judged answer."""
-        if self.prefill_sent_at is None or self.prefilled_at is None:
-            return None
-        return self.prefilled_at - self.prefill_sent_at
-
-    @property
-    def total_s(self) -> float | None:
-        """From the request's arrival to its end."""
-        return None if self.settled_at is None else self.settled_at - self.received_at
-
-    @property
-    def handoff_s(self) -> float | None:
-        """From the prefill answer to the first event of decode: the KV hand-over as the client feels it."""
-        if self.route is not RouteKind.DISAGGREGATED or self.prefilled_at is None or self.committed_at is None:
-            return None
-        return self.committed_at - self.prefilled_at
-
-    @property
-    def ttft_s(self) -> float | None:
-        """From the request's arrival to the first byte of its answer."""
-        return None if self.committed_at is None else self.committed_at - self.received_at
-
     def _show(self, stage: Stage) -> None:
-        for observe in self.observers.at[stage]:
-            observe(stage, self)
+        for note in self.observers.at[stage]:
+            note(self)
 
 
 class NoTraces:
@@ -189,24 +179,25 @@ class NoTraces:
         """Nothing is left to do."""
 
 
+Note = Callable[[Journey], None]
+"""Takes note of a stage that a journey has just reached. It must not raise and must not wait."""
+
+
 class Observer(Protocol):
-    """A sink for what happens at some `stages`: metrics, log, traces. It must not raise and must not wait."""
+    """A sink for what happens: metrics, log, traces."""
 
     @property
-    def stages(self) -> Collection[Stage]:
-        """Those at which it is to be called."""
-
-    def observe(self, stage: Stage, journey: Journey) -> None:
-        """Take note of a stage that `journey` has just reached."""
+    def notes(self) -> Mapping[Stage, Note]:
+        """What is to be called, by the stages that it has a use for."""
 
 
 class Observers:
-    """All observers, in order, sorted by stage: most have no use for most of them."""
+    """All observers, in order; their notes sorted by stage, so that no request asks who wants to hear what."""
 
     def __init__(self, *observers: Observer) -> None:
         self.all = observers
-        ends = range(max(Stage) + 1)
-        self.at = [tuple(one.observe for one in observers if stage in one.stages) for stage in ends]
+        every = [one.notes for one in observers]
+        self.at = {stage: tuple(notes[stage] for notes in every if stage in notes) for stage in Stage}
 
 
 class Traces(Protocol):

@@ -7,6 +7,7 @@ stream's CPU. This one is only ever touched from the event loop, so it needs no 
 import time
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import HistogramMetricFamily
@@ -18,6 +19,14 @@ Bucket = tuple[str, float] | tuple[str, float, Exemplar]
 """Upper bound, observations up to it, and an example of those in it."""
 
 
+@dataclass(slots=True, eq=False)
+class Series:
+    """Observations of one set of label values, by bucket; their sum."""
+
+    counts: list[int]
+    sum: float = 0.0
+
+
 class BulkHistogram(Collector):
     """Observations by label values; `bounds` are the buckets' upper bounds, ascending, without infinity."""
 
@@ -26,39 +35,37 @@ class BulkHistogram(Collector):
     ) -> None:
         self._name, self._text, self.labels = name, text, tuple(labels)
         self._bounds = tuple(bounds)
-        self._counts: dict[tuple[str, ...], list[int]] = {}
-        self._sums: dict[tuple[str, ...], float] = {}
+        self._series: dict[tuple[str, ...], Series] = {}
         self._exemplars: dict[tuple[tuple[str, ...], int], Exemplar] = {}
         registry.register(self)
 
     def observe(self, labels: tuple[str, ...], value: float, trace_id: str | None = None) -> None:
         """Add one value to the series of `labels`; of one with a trace, its bucket keeps the last as an example."""
+        series = self._series.get(labels) or self._begin(labels)
         bucket = bisect_left(self._bounds, value)
-        self._series(labels)[bucket] += 1
-        self._sums[labels] += value
+        series.counts[bucket] += 1
+        series.sum += value
         if trace_id is not None:
             self._exemplars[labels, bucket] = Exemplar({"trace_id": trace_id}, value, time.time())
 
     def observe_all(self, labels: tuple[str, ...], values: Sequence[float]) -> None:
         """Add many values to the series of `labels`."""
-        counts, bounds = self._series(labels), self._bounds
+        series = self._series.get(labels) or self._begin(labels)
+        counts, bounds = series.counts, self._bounds
         for value in values:
             counts[bisect_left(bounds, value)] += 1
-        self._sums[labels] += sum(values)
+        series.sum += sum(values)
 
     def collect(self) -> Iterator[Metric]:
         """The family, with cumulative buckets."""
         family = HistogramMetricFamily(self._name, self._text, labels=self.labels)
-        for labels, counts in self._counts.items():
-            family.add_metric(labels, buckets=list(self._cumulative(labels, counts)), sum_value=self._sums[labels])
+        for labels, series in self._series.items():
+            family.add_metric(labels, buckets=list(self._cumulative(labels, series.counts)), sum_value=series.sum)
         yield family
 
-    def _series(self, labels: tuple[str, ...]) -> list[int]:
-        counts = self._counts.get(labels)
-        if counts is None:
-            counts = self._counts[labels] = [0] * (len(self._bounds) + 1)
-            self._sums[labels] = 0.0
-        return counts
+    def _begin(self, labels: tuple[str, ...]) -> Series:
+        series = self._series[labels] = Series([0] * (len(self._bounds) + 1))
+        return series
 
     def _cumulative(self, labels: tuple[str, ...], counts: Iterable[int]) -> Iterator[Bucket]:
         total = 0

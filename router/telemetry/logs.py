@@ -5,11 +5,11 @@ happened; debug, more of it. No prompt, answer, key or hand-over is ever in a li
 """
 
 import asyncio
-import datetime
 import logging
 import sys
 import time
 from collections.abc import Callable, Mapping
+from functools import lru_cache, partial
 from typing import Any, TextIO
 
 import orjson
@@ -45,9 +45,15 @@ def configure(settings: Log) -> "Lines":
 
 def json_line(at: float, level: int, logger: str, message: str, facts: Mapping[str, Any]) -> str:
     """One JSON object: `ts` (UTC, ISO 8601), `level`, `logger`, `message`, and the facts."""
-    ts = datetime.datetime.fromtimestamp(at, datetime.UTC).isoformat(timespec="milliseconds")
+    ts = f"{_second(int(at))}.{int(at % 1 * 1000):03}+00:00"
     line = {"ts": ts, "level": LEVEL_NAMES[level], "logger": logger, "message": message, **facts}
     return orjson.dumps(line, default=str).decode()
+
+
+@lru_cache(maxsize=1)
+def _second(at: int) -> str:
+    """A second as ISO 8601 has it; most lines are of the same one as the last."""
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(at))
 
 
 def pretty_line(at: float, level: int, logger: str, message: str, facts: Mapping[str, Any]) -> str:
@@ -67,21 +73,22 @@ FORMATS: Mapping[str, Format] = {"json": json_line, "pretty": pretty_line}
 class Lines:
     """Where lines go. Those of a moment are written together; warnings and worse, and what came before them, at once.
 
-    Lines wait only while an event loop runs, for `BATCH_S` at most.
+    Lines wait only while an event loop runs, for `BATCH_S` at most. Some are made only when they are written: one after
+    the other they find the code for that in the processor's caches, which the kernel takes over between two tokens.
     """
 
     def __init__(self, stream: TextIO, settings: Log) -> None:
         self._stream = stream
         self._level = logging.getLevelNamesMapping()[settings.level.upper()]
-        self._waiting: list[str] = []
+        self._waiting: list[str | Callable[[], str]] = []
         self.format = FORMATS[settings.format]
 
     def takes(self, level: int) -> bool:
         """Whether lines of a level are written."""
         return level >= self._level
 
-    def add(self, level: int, line: str) -> None:
-        """One more."""
+    def add(self, level: int, line: str | Callable[[], str]) -> None:
+        """One more; what makes it is called when it is written, and must not raise."""
         self._waiting.append(line)
         if level >= logging.WARNING:
             self.flush()
@@ -92,7 +99,7 @@ class Lines:
         """Write what waits."""
         lines, self._waiting = self._waiting, []
         if lines:
-            self._stream.write("\n".join([*lines, ""]))
+            self._stream.write("\n".join([*(line if isinstance(line, str) else line() for line in lines), ""]))
             self._stream.flush()
 
     def _flush_soon(self) -> None:
@@ -132,48 +139,64 @@ class AccessLog:
     Written without a log record: that would cost more than the line.
     """
 
-    stages = frozenset({Stage.SETTLED})
-
     def __init__(self, lines: Lines) -> None:
         self._lines = lines
+        self.notes = {Stage.SETTLED: self._settled}
 
-    def observe(self, stage: Stage, journey: Journey) -> None:
-        """Write the line of a settled request."""
+    def _settled(self, journey: Journey) -> None:
         level = logging.WARNING if journey.outcome in WORTH_A_WARNING else logging.INFO
-        if self._lines.takes(level):
-            self._lines.add(level, self._lines.format(time.time(), level, ACCESS, "request", _line(journey)))
+        if not self._lines.takes(level):
+            return
+        make = partial(self._line, time.time(), level, journey)
+        self._lines.add(level, make if journey.error is None else make())  # an error holds on to what it failed in
+
+    def _line(self, at: float, level: int, journey: Journey) -> str:
+        return self._lines.format(at, level, ACCESS, "request", _facts(journey))
 
 
-def _line(journey: Journey) -> dict[str, Any]:
+def _facts(journey: Journey) -> dict[str, Any]:
+    """What all requests have, then what most have, then what few have: most lines are made without a look for it."""
     facts = {
         "request_id": journey.request_id,
-        "trace_id": journey.trace_id,
         "api": journey.api,
         "model": journey.model,
         "stream": journey.stream,
         "outcome": journey.outcome,
         "status": journey.status,
         "route": journey.route,
-        "reason": journey.reason or None,
-        "arm": journey.arm or None,
-        "queue_s": _rounded(journey.queue_s) if journey.queue else None,
-        "prefill": journey.prefill,
-        "decode": journey.decode,
-        "retries": journey.retries or None,
-        "fallback": journey.fallback_reason,
-        "fallback_detail": journey.fallback_detail,
         "prompt_tokens_estimate": journey.prompt_tokens,
         "events": journey.events,
         "answer_bytes": journey.answer_bytes,
-        "prefill_s": _rounded(journey.prefill_s),
-        "handoff_s": _rounded(journey.handoff_s),
-        "ttft_s": _rounded(journey.ttft_s),
-        "total_s": _rounded(journey.total_s),
-        "error": journey.error.code if journey.error else None,
-        "detail": journey.error.detail if journey.error else None,
+        "total_s": round(journey.total_s, 4),
+    }
+    if journey.reason:
+        facts["reason"] = journey.reason
+    if journey.prefill is not None:
+        facts["prefill"] = journey.prefill
+    if journey.decode is not None:
+        facts["decode"] = journey.decode
+    if journey.prefill_s is not None:
+        facts["prefill_s"] = round(journey.prefill_s, 4)
+    if journey.handoff_s is not None:
+        facts["handoff_s"] = round(journey.handoff_s, 4)
+    if journey.ttft_s is not None:
+        facts["ttft_s"] = round(journey.ttft_s, 4)
+    trace_id, queue = journey.trace_id, journey.queue
+    if trace_id or queue or journey.arm or journey.retries or journey.fallback_reason or journey.error is not None:
+        facts |= _seldom(journey, trace_id)
+    return facts
+
+
+def _seldom(journey: Journey, trace_id: str | None) -> dict[str, Any]:
+    error = journey.error
+    facts = {
+        "trace_id": trace_id,
+        "arm": journey.arm or None,
+        "queue_s": round(journey.queue_s, 4) if journey.queue else None,
+        "retries": journey.retries or None,
+        "fallback": journey.fallback_reason,
+        "fallback_detail": journey.fallback_detail,
+        "error": error.code if error else None,
+        "detail": error.detail if error else None,
     }
     return {name: value for name, value in facts.items() if value is not None}
-
-
-def _rounded(seconds: float | None) -> float | None:
-    return None if seconds is None else round(seconds, 4)

@@ -4,9 +4,9 @@ Histograms have no engine label: series are engines times buckets otherwise. Tim
 stream and added at its end, see `histogram.py`.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
-from prometheus_client import CollectorRegistry, Counter
+from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, SummaryMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
@@ -19,6 +19,7 @@ from router.fleet.links import COMPARED_TOKENS
 from router.fleet.pairs import Pairs
 from router.fleet.standing import State
 from router.settings.engines import Role
+from router.telemetry.counts import Counts
 from router.telemetry.events import Clock, Journey, RouteKind, Stage
 from router.telemetry.histogram import BulkHistogram
 
@@ -49,29 +50,32 @@ ENGINES_OWN: Mapping[str, tuple[type[GaugeMetricFamily] | type[CounterMetricFami
 """Metrics that are read from the engines and shown again, by the field that they are read from."""
 
 
-class Series:
-    """A counter's series by label values, looked up in the library once each: a lookup takes three locks and copies."""
-
-    def __init__(self, counter: Counter) -> None:
-        self._counter = counter
-        self._series: dict[tuple[str, ...], Counter] = {}
-
-    def inc(self, *labels: str, by: float = 1) -> None:
-        """One more, or several."""
-        series = self._series.get(labels)
-        if series is None:
-            series = self._series[labels] = self._counter.labels(*labels)
-        series.inc(by)
+COMPUTED_BY = {
+    RouteKind.DISAGGREGATED: Role.PREFILL,
+    RouteKind.LOCAL: Role.DECODE,
+    RouteKind.AGGREGATED: Role.AGGREGATED,
+    RouteKind.NONE: Role.DECODE,
+}
+"""The pool that computes the prompts of a route."""
 
 
-class RequestMetrics:
-    """Counts and times of requests; an observer of journeys and releases."""
+TOGETHER = 32
+"""Requests that have ended and are counted together: one after the other they find the code for it in the processor's
+caches, which the kernel takes over between two tokens. More would hold the loop for longer than a tenth of a ms."""
 
-    stages = frozenset(Stage) - {Stage.COMMITTED}
+
+class RequestMetrics(Collector):
+    """Counts and times of requests; an observer of journeys and releases.
+
+    Requests that ended well wait to be counted until there are some, or until somebody looks.
+    """
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        def counter(name: str, text: str, labels: Iterable[str]) -> Series:
-            return Series(Counter(f"{PREFIX}_{name}", text, labels, registry=registry))
+        self._ended: list[Journey] = []
+        registry.register(self)  # before its counters and histograms, so that it is asked before they are
+
+        def counter(name: str, text: str, labels: Sequence[str]) -> Counts:
+            return Counts(f"{PREFIX}_{name}", text, labels, registry)
 
         def histogram(name: str, text: str, labels: Sequence[str], bounds: Sequence[float]) -> BulkHistogram:
             return BulkHistogram(f"{PREFIX}_{name}", text, labels, bounds, registry)
@@ -128,73 +132,92 @@ class RequestMetrics:
             ("model",),
             HANDOFF_BUCKETS_S,
         )
+        self.notes = {
+            Stage.QUEUED: self._queued,
+            Stage.CHOSEN: self._chosen,
+            Stage.PREFILLED: self._prefilled,
+            Stage.RETRIED: self._retried,
+            Stage.FELL_BACK: self._fell_back,
+            Stage.PACED: self._paced,
+            Stage.SETTLED: self._settled,
+        }
 
-    def observe(self, stage: Stage, journey: Journey) -> None:
-        """Count what a journey's stage tells."""
-        match stage:
-            case Stage.QUEUED:
-                self._queue_s.observe((journey.queue,), journey.queue_s)
-            case Stage.CHOSEN:
-                self._decisions.inc(journey.route.value, journey.reason)
-            case Stage.PREFILLED if journey.prefill_s is not None:
-                self._prefill_s.observe((journey.model,), journey.prefill_s)
-            case Stage.RETRIED:
-                self._retries.inc(journey.retry_leg or "", journey.retry_reason or "")
-            case Stage.FELL_BACK:
-                self._fallbacks.inc(Role.PREFILL.value, journey.fallback_reason or "")
-            case Stage.PACED:
-                self._paced(journey)
-            case Stage.SETTLED:
-                self._settled(journey)
+    def collect(self) -> Iterator[Metric]:
+        """No metrics of its own; but now all that has ended is counted."""
+        self._count_ended()
+        yield from ()
 
     def released(self, reason: str) -> None:
         """KV was given back."""
-        self._released.inc(reason)
+        self._released.inc((reason,))
 
     def stranded(self, reason: str) -> None:
         """KV was left to its lease."""
-        self._stranded.inc(reason)
+        self._stranded.inc((reason,))
 
     def warmed_up(self, outcome: str) -> None:
         """Two engines have met."""
-        self._warm_ups.inc(outcome)
+        self._warm_ups.inc((outcome,))
+
+    def _queued(self, journey: Journey) -> None:
+        self._queue_s.observe((journey.queue,), journey.queue_s)
+
+    def _chosen(self, journey: Journey) -> None:
+        self._decisions.inc((journey.route, journey.reason))
+
+    def _prefilled(self, journey: Journey) -> None:
+        if journey.prefill_s is not None:
+            self._prefill_s.observe((journey.model,), journey.prefill_s)
+
+    def _retried(self, journey: Journey) -> None:
+        self._retries.inc((journey.retry_leg or "", journey.retry_reason or ""))
+
+    def _fell_back(self, journey: Journey) -> None:
+        self._fallbacks.inc((Role.PREFILL, journey.fallback_reason or ""))
 
     def _settled(self, journey: Journey) -> None:
-        outcome = journey.outcome or Outcome.UPSTREAM_ERROR
-        self._requests.inc(journey.model, journey.api, journey.route.value, outcome.value)
-        if journey.route is RouteKind.NONE and journey.reason:
-            self._decisions.inc(journey.route.value, journey.reason)
+        self._ended.append(journey)
+        if len(self._ended) >= TOGETHER or journey.error is not None:  # an error holds on to what it failed in
+            self._count_ended()
+
+    def _count_ended(self) -> None:
+        ended, self._ended = self._ended, []
+        for journey in ended:
+            self._count(journey)
+
+    def _count(self, journey: Journey) -> None:
+        model, route = labels = journey.model, journey.route
+        self._requests.inc((model, journey.api, route, journey.outcome or Outcome.UPSTREAM_ERROR))
+        if route is RouteKind.NONE and journey.reason:
+            self._decisions.inc((route, journey.reason))
         if journey.committed_at is not None:
             self._count_tokens(journey)
-        labels = (journey.model, journey.route.value)
-        if journey.total_s is not None:
-            self._request_s.observe(labels, journey.total_s, journey.trace_id)
+        trace_id = journey.trace_id
+        self._request_s.observe(labels, journey.total_s, trace_id)
         if not journey.stream:
             return
         if journey.ttft_s is not None:
-            self._ttft_s.observe(labels, journey.ttft_s, journey.trace_id)
+            self._ttft_s.observe(labels, journey.ttft_s, trace_id)
             if journey.arm:
                 self._arm_ttft_s.observe((journey.arm,), journey.ttft_s)
         if journey.handoff_s is not None:
-            self._handoff_s.observe((journey.model,), journey.handoff_s)
+            self._handoff_s.observe((model,), journey.handoff_s)
         if journey.event_gaps_s:
             self._paced(journey)
 
     def _paced(self, journey: Journey) -> None:
-        self._inter_token_s.observe_all((journey.model, journey.route.value), journey.event_gaps_s)
+        self._inter_token_s.observe_all((journey.model, journey.route), journey.event_gaps_s)
         if journey.arm:
             self._arm_inter_token_s.observe_all((journey.arm,), journey.event_gaps_s)
 
     def _count_tokens(self, journey: Journey) -> None:
-        self._tokens.inc(journey.model, "prompt", by=journey.told_prompt_tokens)
-        self._tokens.inc(journey.model, "generated", by=journey.generated_tokens)
-        if journey.route is RouteKind.DISAGGREGATED:
-            pool, usage = Role.PREFILL, journey.prefill_usage
-        else:
-            pool, usage = Role.AGGREGATED if journey.route is RouteKind.AGGREGATED else Role.DECODE, journey.usage
+        self._tokens.inc((journey.model, "prompt"), journey.told_prompt_tokens)
+        self._tokens.inc((journey.model, "generated"), journey.generated_tokens)
+        pool = COMPUTED_BY[journey.route]
+        usage = journey.prefill_usage if pool is Role.PREFILL else journey.usage
         if usage is not None and usage.cached_tokens is not None:
-            self._prefix_tokens.inc(pool.value, "reused", by=usage.cached_tokens)
-            self._prefix_tokens.inc(pool.value, "computed", by=usage.prompt_tokens - usage.cached_tokens)
+            self._prefix_tokens.inc((pool, "reused"), usage.cached_tokens)
+            self._prefix_tokens.inc((pool, "computed"), max(0, usage.prompt_tokens - usage.cached_tokens))
 
 
 class FleetMetrics(Collector):

@@ -16,6 +16,7 @@ import asyncio
 import os
 import time
 from dataclasses import dataclass, field
+from functools import partial
 
 from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -90,8 +91,6 @@ class OtlpTraces:
     An observer of journeys. `exporter` is OTLP over HTTP unless another is given.
     """
 
-    stages = frozenset(Stage) - {Stage.QUEUED, Stage.PACED}
-
     def __init__(self, settings: Tracing, clock: Clock, exporter: SpanExporter | None = None) -> None:
         self._clock = clock
         named = "OTEL_SERVICE_NAME" in os.environ or "service.name=" in os.environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
@@ -100,6 +99,8 @@ class OtlpTraces:
         sent_by = exporter or OTLPSpanExporter(endpoint=settings.otlp_endpoint)
         self._provider.add_span_processor(BatchSpanProcessor(sent_by))
         self._tracer = self._provider.get_tracer(SERVICE)
+        stages = frozenset(Stage) - {Stage.QUEUED, Stage.PACED}
+        self.notes = {stage: partial(self.observe, stage) for stage in stages}
 
     def begin(self, trace: Trace, path: str, received_at: float) -> Trace:
         """A recorded trace, or what the client sent when this request is not sampled."""

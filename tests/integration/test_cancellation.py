@@ -133,21 +133,19 @@ async def _receive() -> Mapping[str, Any]:
 class Ends:
     """An observer that notes how far each request came; also of releases."""
 
-    stages = frozenset(Stage)
-
     def __init__(self) -> None:
+        self.notes = {Stage.SETTLED: self.settled}
         self.furthest: list[Stage | None] = []
         self.outcomes: list[Outcome | None] = []
         self.stranded_reasons: list[str] = []
         self.releases = 0
 
-    def observe(self, stage: Stage, journey: Journey) -> None:
-        """Part of `Observer`."""
-        if stage is Stage.SETTLED:
-            times = {Stage.COMMITTED: journey.committed_at, Stage.PREFILLED: journey.prefilled_at}
-            reached = [stage for stage, at in times.items() if at is not None]
-            self.furthest.append(reached[0] if reached else Stage.CHOSEN if journey.decode else None)
-            self.outcomes.append(journey.outcome)
+    def settled(self, journey: Journey) -> None:
+        """Note it."""
+        times = {Stage.COMMITTED: journey.committed_at, Stage.PREFILLED: journey.prefilled_at}
+        reached = [stage for stage, at in times.items() if at is not None]
+        self.furthest.append(reached[0] if reached else Stage.CHOSEN if journey.decode else None)
+        self.outcomes.append(journey.outcome)
 
     def released(self, reason: str) -> None:
         """Part of `ReleaseObserver`."""
@@ -161,16 +159,14 @@ class Ends:
 class Cut:
     """An observer that has the decode engine close the connection that waits for it while prefill runs."""
 
-    stages = frozenset(Stage)
-
     def __init__(self, connections: Connections, decode: SimEngine) -> None:
         self._pool = connections.to(decode.url)
+        self.notes = {Stage.PREFILLED: self.cut}
 
-    def observe(self, stage: Stage, journey: Journey) -> None:
-        """Part of `Observer`."""
-        if stage is Stage.PREFILLED:
-            for connection in list(self._pool._open):
-                connection.abort()
+    def cut(self, _: Journey) -> None:
+        """The prefill leg has ended."""
+        for connection in list(self._pool._open):
+            connection.abort()
 
 
 class Site:

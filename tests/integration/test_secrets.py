@@ -13,6 +13,7 @@ from asyncio.subprocess import DEVNULL, PIPE
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -201,9 +202,8 @@ async def test_check_names_secrets_and_does_not_print_them(tmp_path: Path) -> No
 class Spy:
     """An observer that keeps how things represent themselves."""
 
-    stages = frozenset(Stage)
-
     def __init__(self) -> None:
+        self.notes = {stage: partial(self.observe, stage) for stage in Stage}
         self.seen: list[str] = []
 
     def observe(self, stage: Stage, journey: Journey) -> None:

@@ -5,6 +5,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -33,7 +34,7 @@ from router.settings.exchange import HandoffSettings, Timeouts
 from router.settings.fleet import Ejection, PairRules, Probes
 from router.settings.routing import Routing
 from router.telemetry.audit import Audit
-from router.telemetry.events import Clock, Journey, Observers, RouteKind, Stage
+from router.telemetry.events import Clock, Journey, Note, Observers, RouteKind, Stage
 from tests.support.builders import MODEL, a_backend, a_body, a_retries
 from tests.support.legs import Told
 from tests.support.played_engines import PlayedEngines, well
@@ -209,15 +210,18 @@ class StrictPermits(Permits):
 class Ends:
     """How often each journey was settled, and the retries that the budget has to allow."""
 
-    stages = frozenset(Stage)
-
     settled: Counter[str] = field(default_factory=Counter)
     reached: Counter[Stage] = field(default_factory=Counter)
     retried_at: list[tuple[str, float]] = field(default_factory=list)
     lost: set[str] = field(default_factory=set)
 
-    def observe(self, stage: Stage, journey: Journey) -> None:
+    @property
+    def notes(self) -> Mapping[Stage, Note]:
         """Part of `Observer`."""
+        return {stage: partial(self.note, stage) for stage in Stage}
+
+    def note(self, stage: Stage, journey: Journey) -> None:
+        """Count a stage."""
         self.reached[stage] += 1
         if stage is Stage.SETTLED:
             self.settled[journey.request_id] += 1

@@ -127,14 +127,9 @@ class FakeExchange:
 class Ends:
     """An observer of how requests ended."""
 
-    stages = frozenset(Stage)
-
     def __init__(self) -> None:
         self.journeys: list[Journey] = []
-
-    def observe(self, stage: Stage, journey: Journey) -> None:
-        if stage is Stage.SETTLED:
-            self.journeys.append(journey)
+        self.notes = {Stage.SETTLED: self.journeys.append}
 
 
 class Site:
@@ -242,7 +237,7 @@ async def test_what_nobody_foresaw_is_told_once_and_logged(caplog: pytest.LogCap
 async def test_an_answer_that_has_ended_is_not_followed_by_an_error(caplog: pytest.LogCaptureFixture) -> None:
     site, client = Site(), asks()
 
-    def fail(stage: Stage, journey: Journey) -> None:
+    def fail(_: Journey) -> None:
         raise ZeroDivisionError
 
     site.gateway.observers.at[Stage.SETTLED] += (fail,)

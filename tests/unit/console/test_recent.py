@@ -83,10 +83,11 @@ def test_old_slots_go(told: Told) -> None:
 
 def test_a_slot_keeps_some_of_many_times(told: Told) -> None:
     for _ in range(MAX_TIMES + 5):
-        told.recent._began(told.recent._slot(), told.stream())
+        told.recent._committed(told.stream())
         told.now = 100.0
     (slot,) = told.recent.slots(1)
     assert (len(slot.ttft_s), len(slot.handoff_s)) == (MAX_TIMES, MAX_TIMES)
+    assert slot.streams == slot.handoffs == 2 * (MAX_TIMES + 5)
 
 
 def test_what_went_wrong_is_told_by_names_only(told: Told) -> None:

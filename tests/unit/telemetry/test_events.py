@@ -1,3 +1,5 @@
+from functools import partial
+
 import pytest
 
 from router.errors import ClientGone, Outcome
@@ -17,9 +19,8 @@ class Clock:
 class Seen:
     """An observer that remembers stages and, of each, how many gaps it saw."""
 
-    stages = frozenset(Stage)
-
     def __init__(self) -> None:
+        self.notes = {stage: partial(self.observe, stage) for stage in Stage}
         self.reached: list[Stage] = []
         self.gaps: list[int] = []
 
@@ -65,6 +66,20 @@ def test_a_request_that_fell_back_has_no_hand_over_time() -> None:
     assert told.route is RouteKind.LOCAL
     assert told.handoff_s is None
     assert told.prefill_s is None
+
+
+def test_a_further_try_keeps_the_time_of_the_last_prefill_that_was_of_use() -> None:
+    clock = Clock()
+    told = journey(clock)
+    told.chosen(RouteKind.DISAGGREGATED, "novel_prompt", "d:1", "p:1")
+    told.prefill_sent()
+    clock.now += 1
+    told.prefilled()
+    clock.now += 5
+    told.prefill_sent()
+    told.fell_back("connect_failed", "p:2: refused")
+    told.committed()
+    assert (told.prefill_s, told.handoff_s, told.ttft_s) == (1, None, 6)
 
 
 def test_a_request_without_an_answer_has_no_times_of_one() -> None:

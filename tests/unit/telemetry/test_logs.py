@@ -1,6 +1,8 @@
 import asyncio
 import io
 import logging
+import time
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -59,6 +61,66 @@ def test_a_request_is_one_line_of_named_facts() -> None:
         "total_s": 2.5,
     }
     assert {name: told[name] for name in expected} == expected
+
+
+def test_a_line_tells_all_that_is_known_of_a_request() -> None:
+    stream, now = Written(), [0.0]
+    journey = Journey("r-1", "chat", 0.0, lambda: now[0], Observers(AccessLog(lines(stream))))
+    journey.model, journey.stream, journey.prompt_tokens = "m", True, 500
+    journey.queued("prefill", 0.12345)
+    journey.chosen(RouteKind.DISAGGREGATED, "novel_prompt", "d:1", "p:1")
+    journey.retried("decode", "connection_lost")
+    journey.prefill_sent()
+    now[0] = 1.00001
+    journey.prefilled()
+    now[0] = 1.5
+    journey.committed()
+    journey.events, journey.answer_bytes = 3, 600
+    now[0] = 2.0
+    journey.settled(Outcome.UPSTREAM_ERROR, 502, BadAnswer("d:1: no stream"))
+    (told,) = stream.parsed
+    del told["ts"]
+    assert told == {
+        "level": "warning",
+        "logger": "router.access",
+        "message": "request",
+        "request_id": "r-1",
+        "api": "chat",
+        "model": "m",
+        "stream": True,
+        "outcome": "upstream_error",
+        "status": 502,
+        "route": "disaggregated",
+        "reason": "novel_prompt",
+        "prefill": "p:1",
+        "decode": "d:1",
+        "retries": 1,
+        "queue_s": 0.1235,
+        "prompt_tokens_estimate": 500,
+        "events": 3,
+        "answer_bytes": 600,
+        "prefill_s": 1.0,
+        "handoff_s": 0.5,
+        "ttft_s": 1.5,
+        "total_s": 2.0,
+        "error": "upstream_error",
+        "detail": "d:1: no stream",
+    }
+
+
+def test_a_line_leaves_out_what_a_request_has_not() -> None:
+    stream = Written()
+    Journey("r-1", "chat", 1.0, lambda: 1.0, Observers(AccessLog(lines(stream)))).settled(Outcome.CLIENT_ERROR, 400)
+    absent = {"reason", "prefill", "decode", "prefill_s", "handoff_s", "ttft_s", "queue_s", "arm", "trace_id", "error"}
+    assert not absent & set(stream.parsed[0])
+
+
+def test_a_fallback_is_told_with_its_detail() -> None:
+    stream = Written()
+    journey = Journey("r-1", "chat", 1.0, lambda: 1.0, Observers(AccessLog(lines(stream))))
+    journey.fell_back("bad_handoff", "p:1: foreign")
+    journey.settled(Outcome.OK, 200)
+    assert (stream.parsed[0]["fallback"], stream.parsed[0]["fallback_detail"]) == ("bad_handoff", "p:1: foreign")
 
 
 def test_only_what_engines_did_is_a_warning() -> None:
@@ -152,6 +214,29 @@ async def test_a_warning_is_written_at_once_after_what_came_before_it() -> None:
     some.add(logging.INFO, "a")
     some.add(logging.WARNING, "w")
     assert stream.pieces == ["a\nw\n"]
+
+
+async def test_a_line_that_waits_tells_when_its_request_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = Written()
+    some = lines(stream)
+    monkeypatch.setattr(time, "time", lambda: 1.5)
+    settled(some)
+    some.add(logging.INFO, '{"message": "later"}')
+    monkeypatch.setattr(time, "time", lambda: 9.0)
+    assert stream.pieces == []
+    some.flush()
+    assert [line["message"] for line in stream.parsed] == ["request", "later"]
+    assert stream.parsed[0]["ts"] == "1970-01-01T00:00:01.500+00:00"
+
+
+async def test_no_line_that_waits_keeps_an_error_and_what_failed_with_it() -> None:
+    stream, error = Written(), InvalidRequest("no", param="model")
+    some, gone = lines(stream), weakref.ref(error)
+    settled(some, Outcome.CLIENT_ERROR, 400, error)
+    del error
+    assert (stream.pieces, gone()) == ([], None)
+    some.flush()
+    assert stream.parsed[0]["error"] == "invalid_request"
 
 
 def test_without_a_loop_nothing_waits() -> None:

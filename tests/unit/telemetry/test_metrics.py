@@ -1,3 +1,5 @@
+import weakref
+
 import pytest
 from prometheus_client import CollectorRegistry
 
@@ -13,7 +15,7 @@ from router.settings.admission import Admission
 from router.settings.engines import Role
 from router.settings.fleet import PairRules
 from router.telemetry.events import GAPS_PER_BATCH, Journey, Observers, RouteKind
-from router.telemetry.metrics import FleetMetrics, RequestMetrics
+from router.telemetry.metrics import TOGETHER, FleetMetrics, RequestMetrics
 from router.usage import Usage
 from tests.support.builders import MODEL, a_backend, linked, paced
 
@@ -70,6 +72,23 @@ def test_a_stream_is_counted_and_timed() -> None:
     assert told.value("ttft_seconds_sum", **by_route) == 3
     assert told.value("request_seconds_sum", **by_route) == 4
     assert told.value("inter_token_seconds_count", **by_route) == 2
+
+
+def test_requests_that_ended_are_counted_when_somebody_looks_or_there_are_some() -> None:
+    told = Told()
+    for ended in range(1, 2 * TOGETHER + 2):
+        hand_over(told, told.journey())
+        assert len(told.metrics._ended) == ended % TOGETHER
+    assert told.value("request_seconds_count", model=MODEL, route="disaggregated") == 2 * TOGETHER + 1
+    assert told.metrics._ended == []
+
+
+def test_no_request_that_waits_to_be_counted_keeps_an_error_and_what_failed_with_it() -> None:
+    told, error = Told(), Unavailable("no decode engine is free")
+    gone = weakref.ref(error)
+    told.journey().settled(error.outcome, error.status, error)
+    del error
+    assert gone() is None
 
 
 def test_a_complete_answer_has_no_time_to_first_token() -> None:
@@ -193,6 +212,17 @@ def test_tokens_are_counted_as_engines_told_them(route: RouteKind, pool: str, re
     assert told.value("tokens_total", model=MODEL, kind="generated") == 7
     assert told.value("prefix_tokens_total", pool=pool, kind="reused") == reused
     assert told.value("prefix_tokens_total", pool=pool, kind="computed") == 100 - reused
+
+
+def test_an_engine_that_had_more_than_the_prompt_computed_nothing() -> None:
+    told = Told()
+    journey = told.journey()
+    journey.chosen(RouteKind.LOCAL, "why", "d:1", None)
+    journey.committed()
+    journey.usage = Usage(100, 7, 150)
+    journey.settled(Outcome.OK, 200)
+    assert told.value("prefix_tokens_total", pool="decode", kind="computed") == 0
+    assert told.value("requests_total", model=MODEL, api="chat", route="local", outcome="ok") == 1
 
 
 def test_tokens_that_no_engine_told_are_estimated_and_those_without_an_answer_not_counted() -> None:
