@@ -53,13 +53,14 @@ def times(
     if link is None:
         return None
     novel = _novel(call, held.get(home, 0))
-    own_s = alone_s(novel, home, first, rules)
+    known_s = home.paces.compute.seconds(novel)
+    own_s = known_s or alone_s(novel, home, first, rules)
     return Times(
         prefill_s=first.paces.compute.seconds(_novel(call, held.get(first, 0)), tokens_ahead(first)),
         handover_s=link.seconds(novel),
         stay_s=own_s * (1 + tokens_ahead(home) / max(novel, 1)),
         stall_s=own_s * (home.load.requests + home.load.others_requests),
-        stay_is_known=home.paces.compute.seconds(novel) is not None,
+        stay_is_known=known_s is not None,
         late_s=link.at_least_s(novel, at),
         link_s=link.compared_s,
     )
