@@ -1,5 +1,5 @@
 """What does routing cost the gateway? `python -m bench.prefixes`: hashing and writing down a long prompt, looking it
-up, one whole decision over 64 engines, learning from a request, and the memory of an index that is full.
+up, whole decisions over up to 128 engines, learning from a request, and the memory of an index that is full.
 """
 
 import itertools
@@ -31,6 +31,9 @@ from router.telemetry.events import RouteKind
 MODEL = "m"
 LONG_TOKENS = 100_000
 ENGINES = 64
+FLEETS = (2, ENGINES // 2, ENGINES)
+"""Engines of each of the two pools."""
+
 CACHE_TOKENS = 400_000
 ROUNDS = 100
 
@@ -92,19 +95,24 @@ def _of_decisions() -> Iterator[tuple[str, str]]:
         ("a new prompt", 8000),
         (f"one of {LONG_TOKENS:,} tokens that two engines hold", LONG_TOKENS),
     ):
-        for prefill, decode in ((ENGINES // 2, ENGINES // 2), (ENGINES, ENGINES)):
-            name = f"one decision, {title}, {prefill} prefill + {decode} decode engines"
-            yield name, microseconds(_decision(prefill, decode, tokens), 10)
-    for prefill, decode in ((ENGINES // 2, ENGINES // 2), (ENGINES, ENGINES)):
-        fleet = Fleet(_engines(prefill, decode))
-        look = partial(fleet.snapshot, MODEL)
-        yield f"who is usable, of {prefill} prefill + {decode} decode engines", microseconds(look, 10)
+        for each in FLEETS:
+            yield f"one decision, {title}, {each} prefill + {each} decode engines", _decision_us(each, tokens)
+    for each in FLEETS:
+        name = f"one decision, a new prompt, all pairs known, {each} prefill + {each} decode engines"
+        yield name, _decision_us(each, 8000, learnt=True)
+    for each in FLEETS:
+        fleet = Fleet(_engines(each, each))
+
+        def look_anew(fleet: Fleet = fleet) -> None:
+            fleet.engine_changed()
+            fleet.snapshot(MODEL)
+
+        of = f"of {each} prefill + {each} decode engines"
+        yield f"who is usable (a part of a decision), {of}", microseconds(partial(fleet.snapshot, MODEL), 10)
+        yield f"who is usable, once one of them has changed, {of}", microseconds(look_anew, 10)
 
 
 def _of_learning() -> Iterator[tuple[str, str]]:
-    half = ENGINES // 2
-    name = f"one decision, a new prompt, {half} prefill + {half} decode engines, all pairs known"
-    yield name, microseconds(_decision(half, half, 8000, learnt=True), 10)
     prefill, decode = _engines(1, 1)
     route, call, times = Route(RouteKind.DISAGGREGATED, decode, prefill, "x"), _call(8000), itertools.count()
     call.stream = True
@@ -129,11 +137,15 @@ def _all_known(engines: Sequence[Backend]) -> None:
                 other.links.begin(engine.id, tokens, 0.0).arrived(0.01 + tokens * 1e-5)
 
 
-def _decision(prefill: int, decode: int, tokens: int, *, learnt: bool = False) -> Callable[[], object]:
-    """A choice as the gateway makes it, with its permits and pairs, over engines with some load that all hold a common
-    beginning.
+def _decision_us(each: int, tokens: int, *, learnt: bool = False) -> str:
+    return microseconds(_decision(each, tokens, learnt=learnt), 10)
+
+
+def _decision(each: int, tokens: int, *, learnt: bool = False) -> Callable[[], object]:
+    """A choice as the gateway makes it, by who is usable, with its permits and pairs, over two pools of so many engines
+    each, with some load, that all hold a common beginning.
     """
-    engines, rng = _engines(prefill, decode), random.Random(1)
+    engines, rng = _engines(each, each), random.Random(1)
     rules = Routing(prefill_policy="prefix_aware", decode_policy="prefix_aware")
     pairs, permits = Pairs(PairRules()), Permits(Admission())
     chooser = Chooser(rules, permits.with_room, rng, partners_of(pairs, monotonic), lambda: pairs.cold)
@@ -148,11 +160,11 @@ def _decision(prefill: int, decode: int, tokens: int, *, learnt: bool = False) -
         prefixes.index.expect(engine, Blocks(own, 64))
     if learnt:
         _all_known(engines)
-    snapshot = Fleet(engines).snapshot(MODEL, at=1.0)
+    fleet = Fleet(engines)
 
     def decide() -> object:
         prefixes.index.version += 1  # as if something had been sent since: the lookup is part of it
-        return chooser.choose(call, snapshot)
+        return chooser.choose(call, fleet.snapshot(MODEL, at=1.0))
 
     return decide
 

@@ -60,37 +60,40 @@ class Permits:
             Role.DECODE: settings.decode_permits,
             Role.AGGREGATED: settings.decode_permits,
         }
-        self._taken: dict[Backend, int] = {}
+        self._taken: dict[Role, dict[Backend, int]] = {role: {} for role in Role}
         self._requests: dict[Backend, int] = {}
 
     def has_room(self, backend: Backend, prompt_tokens: int) -> bool:
         """Whether one more request, with a prompt so long, may go there."""
         return bool(self.with_room((backend,), prompt_tokens))
 
-    def with_room(self, pool: Sequence[Backend], prompt_tokens: int) -> list[Backend]:
+    def with_room(self, pool: Sequence[Backend], prompt_tokens: int) -> Sequence[Backend]:
         """The engines of a pool that may get one more request, with a prompt so long: all asked about at once."""
-        limit = self._limits[pool[0].role] if pool else 0
-        free = list(pool)
-        if limit:
-            taken, most = self._taken.get, limit - self._weight(pool[0].role, prompt_tokens)
-            free = [backend for backend in pool if taken(backend, 0) <= most]
-        return [backend for backend in free if backend not in self._full] if self._full else free
+        role = pool[0].role if pool else Role.DECODE
+        limit, taken = self._limits[role], self._taken[role]
+        if limit and taken:
+            most = limit - self._weight(role, prompt_tokens)
+            if max(taken.values()) > most:  # else there is room on all, as a rule
+                pool = [backend for backend in pool if taken.get(backend, 0) <= most]
+        return [backend for backend in pool if backend not in self._full] if self._full else pool
 
     def take(self, backend: Backend, prompt_tokens: int) -> Permit:
         """A permit for an engine that has room."""
         assert self.has_room(backend, prompt_tokens), f"no permit left for {backend!r}"
         weight = self._weight(backend.role, prompt_tokens)
-        self._taken[backend] = self._taken.get(backend, 0) + weight
+        taken = self._taken[backend.role]
+        taken[backend] = taken.get(backend, 0) + weight
         self._requests[backend] = self._requests.get(backend, 0) + 1
         return Permit(self, backend, weight)
 
     def back(self, permit: Permit) -> None:
         """A permit has been given back."""
         backend = permit.backend
-        self._taken[backend] -= permit.weight
+        taken = self._taken[backend.role]
+        taken[backend] -= permit.weight
         self._requests[backend] -= 1
         if not self._requests[backend]:  # engines come and go: nothing of one that is gone is kept
-            del self._taken[backend], self._requests[backend]
+            del taken[backend], self._requests[backend]
         if self._line is not None and self._limits[backend.role]:
             self._line.freed(backend.models, answering_pool(backend))
 
@@ -122,7 +125,7 @@ class Permits:
 
     def taken(self, backend: Backend) -> int:
         """Permits out for one engine."""
-        return self._taken.get(backend, 0)
+        return self._taken[backend.role].get(backend, 0)
 
     def requests(self, backend: Backend) -> int:
         """Requests that hold permits for one engine."""
@@ -140,4 +143,4 @@ class Permits:
         return (math.inf if 0 in limits else float(sum(limits) - taken)), taken
 
     def __repr__(self) -> str:
-        return f"<Permits {sum(self._taken.values())} taken>"
+        return f"<Permits {sum(sum(taken.values()) for taken in self._taken.values())} taken>"

@@ -51,6 +51,8 @@ class Backend:
         self.id = settings.url.removeprefix("http://")
         self.url = settings.url
         self.role = settings.role
+        self.paired: PairedDialect = PAIRED[settings.engine]
+        """How to speak to it as one of a prefill and decode pair."""
         self.identity = Identity()
         self.group = settings.group or self.identity.group
         self.key = key
@@ -61,12 +63,22 @@ class Backend:
         self.load = Load()
         self.paces = Paces()
         self.links = Links()
-        self.models: Mapping[str, ModelCard] = {name: ModelCard(name) for name in settings.models}
+        self.models = {name: ModelCard(name) for name in settings.models}
         self.kv_peers: KvPeers = {}
         self.cache_tokens: int | None = None
         """What its KV cache holds, once it is known."""
         self.holdings = Holdings() if settings.kv_events else None
         """What is in there now, of engines whose KV events are followed."""
+
+    @property
+    def models(self) -> Mapping[str, ModelCard]:
+        """What it serves, by name; replaced as a whole."""
+        return self._models
+
+    @models.setter
+    def models(self, models: Mapping[str, ModelCard]) -> None:
+        self._models = models
+        self.standing.news.tell()
 
     def learn(self, identity: Identity) -> None:
         """What the engine tells of itself decides its group, unless one is configured."""
@@ -81,11 +93,6 @@ class Backend:
     def dialect(self) -> Dialect:
         """How to speak to it when it works alone."""
         return PLAIN if self.role is Role.AGGREGATED else self.paired
-
-    @property
-    def paired(self) -> PairedDialect:
-        """How to speak to it as one of a prefill and decode pair."""
-        return PAIRED[self.settings.engine]
 
     def lease(self, tokens: int, *, local_tokens: int = 0) -> Lease:
         """Count one request of `tokens` prompt tokens against it until the lease is settled.

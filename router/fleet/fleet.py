@@ -1,8 +1,7 @@
 """All engines, and what of them can serve one model right now."""
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from router.errors import NotFound, UnknownModel
 from router.fleet.backend import Backend, ModelCard
@@ -11,8 +10,7 @@ from router.fleet.standing import State
 from router.settings.engines import Role
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
+class Snapshot(NamedTuple):
     """The usable engines of one `model`, pool by pool, at one moment.
 
     Their loads are read live: choosing and granting happen without an await in between, so nothing moves meanwhile.
@@ -36,6 +34,14 @@ class Snapshot:
         return self
 
 
+class _Usable(NamedTuple):
+    """What of a snapshot stays the same until an engine changes."""
+
+    known: bool
+    prefill_known: bool
+    pools: tuple[list[Backend], list[Backend], list[Backend]]
+
+
 class Fleet:
     """The engines of this gateway.
 
@@ -43,22 +49,47 @@ class Fleet:
     """
 
     def __init__(self, backends: Sequence[Backend]) -> None:
-        self.backends: tuple[Backend, ...] = tuple(backends)
         self.sources: dict[str, str | None] = {}
+        self._usable: dict[str, _Usable] = {}
+        self.backends = tuple(backends)
+
+    @property
+    def backends(self) -> tuple[Backend, ...]:
+        """All of them, usable or not."""
+        return self._backends
+
+    @backends.setter
+    def backends(self, backends: tuple[Backend, ...]) -> None:
+        self._backends = backends
+        self._answering_loads = [b.load for b in backends if b.role is not Role.PREFILL]
+        self.engine_changed()
+        for backend in backends:
+            backend.standing.news.heard_by(self)
+
+    def engine_changed(self) -> None:
+        """One came, went, became usable or unusable, or serves other models: who is usable is found out anew."""
+        self._usable.clear()
 
     def snapshot(self, model: str, avoid: Collection[Backend] = (), at: float = 0.0) -> Snapshot:
         """What can serve `model` now, which is `at`, without the engines to `avoid`."""
-        serving = [b for b in self.backends if model in b.models]
-        usable = [b for b in serving if b.standing.usable and b not in avoid]
-        prefill, decode, aggregated = ([b for b in usable if b.role is role] for role in Role)
-        prefill_known = bool(prefill) or any(b.role is Role.PREFILL for b in serving)
-        return Snapshot(model, bool(serving), prefill_known, prefill, decode, aggregated, self.inflight, at)
+        known, prefill_known, pools = self._usable.get(model) or self._find_usable(model)
+        prefill, decode, aggregated = ([b for b in pool if b not in avoid] for pool in pools) if avoid else pools
+        return Snapshot(model, known, prefill_known, prefill, decode, aggregated, self.inflight, at)
+
+    def _find_usable(self, model: str) -> _Usable:
+        """Kept for models that there are: clients may ask for any."""
+        serving = [b for b in self._backends if model in b.models]
+        prefill, decode, aggregated = ([b for b in serving if b.role is role and b.standing.usable] for role in Role)
+        prefill_known = any(b.role is Role.PREFILL for b in serving)
+        usable = _Usable(bool(serving), prefill_known, (prefill, decode, aggregated))
+        if serving:
+            self._usable[model] = usable
+        return usable
 
     @property
     def inflight(self) -> int:
         """Requests in flight over the fleet; one that is in both its legs counts once, for the engine that answers."""
-        prefill = Role.PREFILL  # looked up once: that costs more than a look at an engine
-        return sum([b.load.requests for b in self.backends if b.role is not prefill])
+        return sum([load.requests for load in self._answering_loads])
 
     def models(self) -> list[ModelCard]:
         """Every model that a request could be sent to, with the smallest context length among its engines.

@@ -26,7 +26,8 @@ class Lease:
         self._local_tokens = local_tokens
         backend.load.local_tokens += self._local_tokens
         self._trial = backend.standing.state is State.TRIAL
-        backend.standing.on_trial += self._trial
+        if self._trial:
+            backend.standing.on_trial += 1
         backend.load.requests += 1
         backend.load.ever += 1
         backend.load.tokens += tokens
@@ -42,7 +43,8 @@ class Lease:
             return
         self.outcome = outcome
         self.prompt_computed()
-        self.backend.standing.on_trial -= self._trial
+        if self._trial:
+            self.backend.standing.on_trial -= 1
         self.backend.load.requests -= 1
         self.backend.load.tokens -= self._tokens
 

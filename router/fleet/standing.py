@@ -24,6 +24,7 @@ caches are cold. Who is at fault for a failed request is decided elsewhere; clie
 
 from enum import StrEnum
 
+from router.fleet.news import News
 from router.settings.fleet import Ejection, Probes
 
 LEAST_SHARE = 0.1
@@ -39,14 +40,15 @@ class State(StrEnum):
     TRIAL = "trial"
 
 
-UP, TRIAL = State.UP, State.TRIAL
-"""Every request asks every engine: looking a member up takes longer than comparing with it."""
-
-
 class Standing:
-    """State of one engine, since when (monotonic seconds) and why. Methods that take evidence tell of a change."""
+    """State of one engine, since when (monotonic seconds) and why. Methods that take evidence tell of a change.
+
+    `usable`: whether a request may be sent to it. One that an operator has `drained` only finishes what it has, one on
+    trial has one request at a time. `news` tells when that changes.
+    """
 
     def __init__(self, probes: Probes, ejection: Ejection, now: float) -> None:
+        self.news = News()
         self._probes = probes
         self._ejection = ejection
         self._good = self._bad = 0
@@ -54,12 +56,13 @@ class Standing:
         self._ejected_until = 0.0
         self._ejection_s = ejection.first_s
         self.lives = 0
-        self.on_trial = 0
+        self._on_trial = 0
         self.silent = False
         self.thawed = 0
         self.share = 1.0
-        self.drained = False
+        self._drained = False
         self.state = State.UNKNOWN
+        self.usable = False
         self.since = now
         self.why = "not probed yet"
 
@@ -69,9 +72,24 @@ class Standing:
         return self._bad > 0
 
     @property
-    def usable(self) -> bool:
-        """Whether a request may be sent to it. One that an operator has drained only finishes what it has."""
-        return (self.state is UP or (self.state is TRIAL and not self.on_trial)) and not self.drained
+    def drained(self) -> bool:
+        """Whether an operator wants it to get no more requests."""
+        return self._drained
+
+    @drained.setter
+    def drained(self, drained: bool) -> None:
+        self._drained = drained
+        self._judge()
+
+    @property
+    def on_trial(self) -> int:
+        """Requests that find out whether it works again."""
+        return self._on_trial
+
+    @on_trial.setter
+    def on_trial(self, requests: int) -> None:
+        self._on_trial = requests
+        self._judge()
 
     # Probes
 
@@ -141,7 +159,15 @@ class Standing:
         self.state, self.why, self.since = state, why, now
         self._refused = self._failed = self._silences = self._worked = 0
         self.silent = False
+        self._judge()
         return True
+
+    def _judge(self) -> None:
+        works = self.state is State.UP or (self.state is State.TRIAL and not self._on_trial)
+        usable = works and not self._drained
+        if usable is not self.usable:
+            self.usable = usable
+            self.news.tell()
 
     def __repr__(self) -> str:
         return f"<Standing {self.state.value}: {self.why}>"

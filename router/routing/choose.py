@@ -15,7 +15,7 @@ from router.fleet.backend import Backend
 from router.fleet.fleet import Snapshot
 from router.fleet.links import SLOW_TIMES
 from router.fleet.pairs import Pairs
-from router.routing.disaggregation import MISSED, Home, Pools, Reason, decide, is_novel
+from router.routing.disaggregation import MISSED, Home, Pools, Reason, decide, goes_by_times, is_novel
 from router.routing.explanation import Explanation, Rule, Witness, unmoved
 from router.routing.modes import Modes
 from router.routing.policies import policy
@@ -28,7 +28,7 @@ from router.settings.routing import Mode, Routing
 from router.telemetry.events import Clock, RouteKind
 from router.usage import Usage
 
-Room = Callable[[Sequence[Backend], int], list[Backend]]
+Room = Callable[[Sequence[Backend], int], Sequence[Backend]]
 Partners = Callable[[Backend, Sequence[Backend]], list[Backend]]
 Cold = Callable[[], Collection[tuple[str, str]]]
 
@@ -164,9 +164,10 @@ class Chooser:
         facts, pools = self._facts(call, home), Pools(bool(partners), bool(roomy), home is not None, snapshot.inflight)
         if home is None or not home.links or self._rules.rule != "learnt":
             return *self._rule(call, facts, pools, self.rules_of(call), None), roomy, None
-        held = self.prefixes.held(call) if self.prefixes else {}
-        able = quick(roomy, home, snapshot.at)
-        learnt = times(call, home, able or partners, held, self._rules, snapshot.at)
+        able, learnt = quick(roomy, home, snapshot.at), None
+        if goes_by_times(call, facts, self._rules):
+            held = self.prefixes.held(call) if self.prefixes else {}
+            learnt = times(call, home, able or partners, held, self._rules, snapshot.at)
         remote, reason = self._rule(call, facts, pools, self.rules_of(call), learnt)
         if call.stream and (remote or reason in WEIGHED):  # of a complete answer the hand-over cannot be timed
             novel = max(0, call.prompt_tokens - facts.cached_tokens)
@@ -202,8 +203,9 @@ class Chooser:
 
     def _aggregated_holder(self, call: Call, snapshot: Snapshot) -> Backend | None:
         """The aggregated engine on which a prompt that is new to decode is no news, if there is one."""
-        automatic = self.prefixes is not None and self.rules_of(call).mode == "auto"
-        aggregated = self._roomy(snapshot.aggregated, call) if automatic else ()
+        if not snapshot.aggregated or self.prefixes is None or self.rules_of(call).mode != "auto":
+            return None
+        aggregated = self._roomy(snapshot.aggregated, call)
         if not aggregated:
             return None
         best = self._decode_policy.pick(aggregated, call)
@@ -256,7 +258,7 @@ class Chooser:
         stands_in = reason in MISSED or reason is Reason.HANDOVER_FAILED
         return stands_in and snapshot.prefill_known and self._rules.on_prefill_unavailable == "local_if_small"
 
-    def _roomy(self, backends: Sequence[Backend], call: Call) -> list[Backend]:
+    def _roomy(self, backends: Sequence[Backend], call: Call) -> Sequence[Backend]:
         return self._with_room(backends, call.prompt_tokens)
 
 

@@ -6,8 +6,8 @@ takes is learnt; until it is, thresholds stand for it. Everything that speaks fo
 names are counted.
 """
 
-from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 from router.call import Call
 from router.routing.times import Times
@@ -41,8 +41,7 @@ MISSED = (Reason.PREFILL_UNAVAILABLE, Reason.PREFILL_SATURATED)
 """The prompt should be computed by a prefill engine, and cannot be now."""
 
 
-@dataclass(frozen=True, slots=True)
-class Pools:
+class Pools(NamedTuple):
     """What the rule must know of the pools: is an engine usable, has one of them room, how busy is the fleet."""
 
     prefill_usable: bool
@@ -51,8 +50,7 @@ class Pools:
     inflight: int
 
 
-@dataclass(frozen=True, slots=True)
-class Home:
+class Home(NamedTuple):
     """What the rule must know of the engine that would answer.
 
     It has `cached_tokens` of the prompt, computes `local_tokens` of other prompts beside its streams, and may need
@@ -90,6 +88,11 @@ def is_novel(call: Call, cached_tokens: int, rules: Routing) -> bool:
     return large_part or novel >= rules.max_local_tokens
 
 
+def goes_by_times(call: Call, home: Home, rules: Routing) -> bool:
+    """Whether it matters how long each way takes: for prompts that are no short ones, alone or with those under way."""
+    return is_novel(call, home.cached_tokens, rules) or _over_budget(call, home, rules)
+
+
 def _wanted(call: Call, home: Home, pools: Pools, rules: Routing, times: Times | None) -> tuple[bool, Reason]:
     """What would be best if there were a prefill engine with room."""
     if not home.decodes_alone:
@@ -109,8 +112,8 @@ def _wanted(call: Call, home: Home, pools: Pools, rules: Routing, times: Times |
 
 
 def _by_times(call: Call, home: Home, times: Times, rules: Routing) -> tuple[bool, Reason] | None:
-    """What is faster, where that is known and the prompt is no short one; None leaves it to the thresholds."""
-    if not is_novel(call, home.cached_tokens, rules) and not _over_budget(call, home, rules):
+    """What is faster, where that is known and matters; None leaves it to the thresholds."""
+    if not goes_by_times(call, home, rules):
         return None
     staying_s = times.cost_of_staying_s(rules.stall_weight)
     if max(times.handover_s or 0.0, times.late_s) >= staying_s:

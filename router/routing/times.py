@@ -5,7 +5,6 @@ the one that would have the prompt computed first. Where decode's own pace is no
 a hand-over is judged, and the settings' where that is not known either: a slow link is ten times slower than both.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -54,13 +53,14 @@ def times(
     if link is None:
         return None
     novel = _novel(call, held.get(home, 0))
-    own_s = alone_s(novel, home, first, rules)
+    known_s = home.paces.compute.seconds(novel)
+    own_s = known_s or alone_s(novel, home, first, rules)
     return Times(
         prefill_s=first.paces.compute.seconds(_novel(call, held.get(first, 0)), tokens_ahead(first)),
         handover_s=link.seconds(novel),
         stay_s=own_s * (1 + tokens_ahead(home) / max(novel, 1)),
         stall_s=own_s * (home.load.requests + home.load.others_requests),
-        stay_is_known=home.paces.compute.seconds(novel) is not None,
+        stay_is_known=known_s is not None,
         late_s=link.at_least_s(novel, at),
         link_s=link.compared_s,
     )
@@ -80,14 +80,13 @@ def alone_s(novel: int, home: Backend, prefill: Backend, rules: Routing) -> floa
 
 def _first(prefill: Sequence[Backend], tokens: int, held: Mapping[Backend, float]) -> Backend:
     """The engine that would have a prompt computed first; one whose pace is not known goes before all others."""
-    first, least_s, holds = prefill[0], math.inf, held.get
-    for engine in prefill:
-        load = engine.load
-        ahead = load.tokens + OTHERS_PROMPT_TOKENS * load.others_requests  # `tokens_ahead` without a call per engine
-        left_s = (ahead + tokens - holds(engine, 0)) * engine.paces.compute.s_per_token
-        if left_s < least_s:
-            first, least_s = engine, left_s
-    return first
+    holds = held.get
+    left_s = [  # no call per engine: it is done for each request
+        ((load := engine.load).tokens + OTHERS_PROMPT_TOKENS * load.others_requests + tokens - holds(engine, 0))
+        * engine.paces.compute.s_per_token
+        for engine in prefill
+    ]
+    return prefill[left_s.index(min(left_s))]
 
 
 def _novel(call: Call, held_tokens: float) -> int:

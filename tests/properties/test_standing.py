@@ -4,13 +4,14 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from router.errors import Outcome
-from router.fleet.backend import Backend
+from router.fleet.backend import Backend, ModelCard
 from router.fleet.fleet import Fleet
 from router.fleet.lease import Lease
 from router.fleet.standing import Standing, State
+from router.settings.engines import Role
 from router.settings.fleet import Ejection, Probes
 from tests.properties.profile import machine
-from tests.support.builders import a_backend
+from tests.support.builders import MODEL, a_backend
 
 ENGINES = 5
 WHICH = st.integers(0, ENGINES - 1)
@@ -41,6 +42,8 @@ class Pool(RuleBasedStateMachine):
         for backend in self.backends:
             backend.standing = Standing(PROBES, EJECTION, 0.0)
         self.fleet = Fleet(self.backends)
+        self.changing = Fleet(self.backends)
+        """Of the same engines, which come and go here."""
         self.leases: list[Lease] = []
 
     @rule(which=WHICH, good=st.booleans(), pause_s=st.sampled_from([0.0, 1.0, 5.0, 20.0]))
@@ -92,6 +95,15 @@ class Pool(RuleBasedStateMachine):
         self.backends[which].standing.drained = drained
         assert self.backends[which].standing.usable <= (not drained)
 
+    @rule(which=WHICH)
+    def comes_or_goes(self, which: int) -> None:
+        there, one = self.changing.backends, self.backends[which]
+        self.changing.backends = tuple(b for b in there if b is not one) if one in there else (*there, one)
+
+    @rule(which=WHICH, names=st.sets(st.sampled_from([MODEL, "adapter"])))
+    def serves(self, which: int, names: set[str]) -> None:
+        self.backends[which].models = {name: ModelCard(name) for name in names}
+
     def _tell(self, backend: Backend, how: str) -> bool:
         match how:
             case "worked":
@@ -139,6 +151,21 @@ class Pool(RuleBasedStateMachine):
             )
             assert backend.standing.usable is (usable and not backend.standing.drained)
             assert backend.standing.on_trial <= 1 or backend.standing.state is not State.TRIAL
+
+    @invariant()
+    def snapshots_are_of_those_that_are_usable_now(self) -> None:
+        """Who is usable is kept from one snapshot to the next; here it is found out each time."""
+        for fleet in (self.fleet, self.changing):
+            for model in (MODEL, "adapter", "nobody's"):
+                serving = [b for b in fleet.backends if model in b.models]
+                usable = [b for b in serving if b.standing.usable]
+                for avoid in ((), {self.backends[0]}):
+                    snapshot = fleet.snapshot(model, avoid)
+                    assert snapshot.decode == [b for b in usable if b.role is Role.DECODE and b not in avoid]
+                    assert snapshot.prefill == [b for b in usable if b.role is Role.PREFILL and b not in avoid]
+                    assert snapshot.known is bool(serving)
+                    assert snapshot.prefill_known is any(b.role is Role.PREFILL for b in serving)
+                    assert snapshot.inflight == sum(b.load.requests for b in fleet.backends if b.role is Role.DECODE)
 
     def teardown(self) -> None:
         for lease in self.leases:

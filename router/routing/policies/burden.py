@@ -32,9 +32,13 @@ MOST = 16.0
 """Times that an engine counts as slower or faster than the median, at most."""
 
 
+PREFILL = Role.PREFILL
+"""Every request asks for it several times: looking a member up takes longer than comparing with it."""
+
+
 def tokens_ahead(engine: Backend) -> int:
     """Prompt tokens that an engine has to compute already."""
-    if engine.role is Role.PREFILL:
+    if engine.role is PREFILL:
         return engine.load.tokens + OTHERS_PROMPT_TOKENS * engine.load.others_requests
     return engine.load.local_tokens
 
@@ -42,7 +46,7 @@ def tokens_ahead(engine: Backend) -> int:
 def line_tokens(engines: Sequence[Backend]) -> list[float]:
     """What each engine of a pool has to do, in tokens to be computed, comparable with those of a prompt."""
     loads = [engine.load for engine in engines]  # no call per engine: it is done for each request
-    if engines[0].role is Role.PREFILL:
+    if engines[0].role is PREFILL:
         return [load.tokens + OTHERS_PROMPT_TOKENS * load.others_requests for load in loads]
     return [
         KV_WORTH * (load.tokens + load.others_kv_tokens + STREAM_TOKENS * (load.requests + load.others_requests))
@@ -81,14 +85,12 @@ def weighed(engines: Sequence[Backend], call: Call) -> Weights[tuple[float, floa
 
 def slowness(engines: Sequence[Backend]) -> list[float] | None:
     """How many times slower than the median of them each is; None where they are equally fast, or not known."""
-    if engines[0].role is Role.PREFILL:
+    if engines[0].role is PREFILL:
         speeds = [engine.paces.compute.tokens_per_s for engine in engines]
     else:
         speeds = [engine.paces.decode.tokens_per_s for engine in engines]
-    if not any(speeds):
-        return None
-    known = [speed for speed in speeds if speed]
-    if max(known) <= SAME_SPEED * min(known):
+    known = list(filter(None, speeds))
+    if not known or max(known) <= SAME_SPEED * min(known):
         return None
     median = sorted(known)[len(known) // 2]
     return [_bounded(median / speed) if speed else 1.0 for speed in speeds]
@@ -112,6 +114,6 @@ def _bounded(times: float) -> float:
 def _work(engine: Backend, times: float, own_tokens: int) -> tuple[float, float]:
     load, share = engine.load, engine.standing.share
     requests = times * ((load.requests + load.others_requests) / share + 1)
-    if engine.role is Role.PREFILL:
+    if engine.role is PREFILL:
         return times * (tokens_ahead(engine) / share + own_tokens), requests
     return requests, times * ((load.tokens + load.others_kv_tokens) / share + own_tokens)

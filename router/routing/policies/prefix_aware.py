@@ -15,9 +15,9 @@ It ends for one prompt at a time, never for everybody.
 llm-d's affinity filter and token load, and the cost of Dynamo's KV router, are the models.
 """
 
-import math
 import random
 from collections.abc import Sequence
+from math import inf
 
 from router.call import Call
 from router.fleet.backend import Backend
@@ -50,56 +50,51 @@ class PrefixAware:
 
     def pick(self, candidates: Sequence[Backend], call: Call) -> Backend:
         """The cheapest of the candidates that hold most, or of all where those cost too much."""
-        costs = self._weigh(candidates, call, slowness_for_pick(candidates, self._rng)).costs
+        if len(candidates) == 1:
+            return candidates[0]
+        costs = self._costs(candidates, call, slowness_for_pick(candidates, self._rng))
         least = min(costs)
-        chosen = costs.index(least)
-        if costs.count(least) > 1:
-            chosen = self._rng.choice([i for i, cost in enumerate(costs) if cost == least])
-        return candidates[chosen]
+        if costs.count(least) == 1:
+            return candidates[costs.index(least)]
+        return self._rng.choice([engine for engine, cost in zip(candidates, costs, strict=True) if cost == least])
 
     def took(self, call: Call, engine: Backend) -> None:
         """The index tells."""
 
     def weigh(self, candidates: Sequence[Backend], call: Call) -> Weights[float]:
         """Costs in tokens, infinite for those that hold too little while others are preferred."""
-        return self._weigh(candidates, call, slowness(candidates))
+        slow, held = slowness(candidates), self._prefixes.held(call)
+        parts: dict[str, Sequence[object]] = {
+            "pending_tokens": line_tokens(candidates),
+            "given_tokens": self._prefixes.index.given.lately(candidates, GIVEN_WORTH),
+            "held_tokens": [held.get(engine, 0) for engine in candidates],
+            "slowness": slow or [1.0] * len(candidates),
+        }
+        return Weights(self._costs(candidates, call, slow), parts)
 
-    def _weigh(self, candidates: Sequence[Backend], call: Call, slow: list[float] | None) -> Weights[float]:
-        held = self._prefixes.held(call).get
-        holds = [held(engine, 0) for engine in candidates]
-        pending_by = line_tokens(candidates)
-        given_by = self._prefixes.index.given.lately(candidates, GIVEN_WORTH)
-        loads = zip(pending_by, given_by, holds, strict=True)
+    def _costs(self, candidates: Sequence[Backend], call: Call, slow: Sequence[float] | None) -> list[float]:
+        held, tokens = self._prefixes.held(call), call.prompt_tokens
+        holds = [held.get(engine, 0) for engine in candidates]
+        given = self._prefixes.index.given.lately(candidates, GIVEN_WORTH)
+        loads = zip(line_tokens(candidates), given, holds, strict=True)
         if slow is None:  # the prompt would be the same for all
             costs = [pending + given - hold for pending, given, hold in loads]
         else:
-            tokens = call.prompt_tokens
             pace = zip(loads, slow, strict=True)
             costs = [times * (pending + tokens - hold) + given for (pending, given, hold), times in pace]
-        if not self._is_crowded(call, candidates, holds):
-            costs = self._preferred(holds, costs, call.prompt_tokens)
-        parts: dict[str, Sequence[object]] = {
-            "pending_tokens": pending_by,
-            "given_tokens": given_by,
-            "held_tokens": holds,
-            "slowness": slow or [1.0] * len(holds),
-        }
-        return Weights(costs, parts)
-
-    def _is_crowded(self, call: Call, candidates: Sequence[Backend], holds: list[float]) -> bool:
-        """Whether so much is under way from the same beginning that another engine had better have it, too."""
         best = max(holds)
-        apart = call.prompt_tokens - best
-        if best <= 0 or apart <= 0:
-            return False
-        crowd = self._prefixes.crowd(call, candidates[holds.index(best)])
-        return crowd * apart > best
-
-    def _preferred(self, holds: list[float], costs: list[float], prompt_tokens: int) -> list[float]:
-        """The costs, infinite for engines that hold too little while there are others that do not cost too much."""
-        best = max(holds)
-        if best < MIN_SHARE * prompt_tokens:
+        if best < MIN_SHARE * tokens or self._is_crowded(call, candidates[holds.index(best)], best):
             return costs
+        return self._preferred(holds, costs, best)
+
+    def _is_crowded(self, call: Call, holder: Backend, best: float) -> bool:
+        """Whether so much is under way from the same beginning that another engine had better have it, too."""
+        apart = call.prompt_tokens - best
+        return best > 0 and apart > 0 and self._prefixes.crowd(call, holder) * apart > best
+
+    def _preferred(self, holds: list[float], costs: list[float], best: float) -> list[float]:
+        """The costs, infinite for engines that hold too little while there are others that do not cost too much."""
         enough = NEAR_SHARE * best
-        near = [cost if hold >= enough else math.inf for cost, hold in zip(costs, holds, strict=True)]
-        return near if min(near) - min(costs) <= min(self._slack_tokens, WORTH * best) else costs
+        near = [cost if hold >= enough else inf for cost, hold in zip(costs, holds, strict=True)]
+        more = min(near) - min(costs)
+        return near if more <= self._slack_tokens and more <= WORTH * best else costs

@@ -11,7 +11,7 @@ change of that estimate forget all that is known; how many tokens they stand for
 """
 
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
@@ -29,6 +29,8 @@ TOKEN_ID_BYTES = 8
 
 TEMPLATE_FIELDS = ("chat_template", "chat_template_kwargs", "reasoning_effort", "documents", "tools")
 """Fields beside the messages that templates put into the prompt, before them."""
+
+ROLE_AND_CONTENT = {"role", "content"}
 
 LONG_PART_BYTES = 1024
 """Parts of a message that are no text and longer than this count by their digest."""
@@ -70,41 +72,44 @@ def _token_ids(prompt: object) -> bytes | None:
         return None
 
 
-def _content(api: Api, fields: Mapping[str, Any]) -> Iterator[bytes]:
+def _content(api: Api, fields: Mapping[str, Any]) -> list[bytes]:
     if api is Api.COMPLETIONS:
-        yield _text(fields.get("prompt"))
-        return
-    for name in TEMPLATE_FIELDS:
-        if fields.get(name):
-            yield FIELD + name.encode() + orjson.dumps(fields[name], option=orjson.OPT_SORT_KEYS)
+        return [_text(fields.get("prompt"))]
+    content = [
+        FIELD + name.encode() + orjson.dumps(fields[name], option=orjson.OPT_SORT_KEYS)
+        for name in TEMPLATE_FIELDS
+        if fields.get(name)
+    ]
     messages = fields.get("messages")
     for message in messages if isinstance(messages, list) else ():
-        yield from _message(message)
+        content += _message(message)
+    return content
 
 
-def _message(message: object) -> Iterator[bytes]:
+def _message(message: object) -> list[bytes]:
     """Role, content, then all else that is set, such as tool calls."""
     if not isinstance(message, dict):
-        yield MESSAGE + _text(message)
-        return
-    yield MESSAGE + _text(message.get("role")) + FIELD
+        return [MESSAGE, _text(message)]
     content = message.get("content")
-    for part in content if isinstance(content, list) else (content,):
-        yield from _part(part)
-    for name in sorted(message.keys() - {"role", "content"}):
-        if message[name]:
-            yield FIELD + name.encode() + _short(message[name])
+    parts = [MESSAGE, _text(message.get("role")), FIELD]
+    if isinstance(content, list):
+        parts += map(_part, content)
+    else:
+        parts.append(_part(content))
+    if not message.keys() <= ROLE_AND_CONTENT:  # mostly there is nothing else to sort
+        for name in sorted(message.keys() - ROLE_AND_CONTENT):
+            if message[name]:
+                parts.append(FIELD + name.encode() + _short(message[name]))
+    return parts
 
 
-def _part(part: object) -> Iterator[bytes]:
+def _part(part: object) -> bytes:
     """A message's text is the same to a template whether it comes as a string or as a part."""
+    if isinstance(part, str):
+        return part.encode()
     if isinstance(part, dict):
-        if isinstance(part.get("text"), str):
-            yield _text(part["text"])
-        else:
-            yield PART + _short(part)
-    elif part is not None:
-        yield _text(part)
+        return _text(part["text"]) if isinstance(part.get("text"), str) else PART + _short(part)
+    return b"" if part is None else _text(part)
 
 
 def _text(value: object) -> bytes:

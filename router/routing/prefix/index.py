@@ -14,7 +14,6 @@ of hashes, as nothing but the depth is asked for.
 """
 
 import math
-from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from router.call import Blocks
@@ -101,7 +100,7 @@ class PrefixIndex:
         shelf = self._shelves.get(engine)
         if shelf is None or not shelf.sharing:
             return 0
-        depth = bisect_left(blocks.hashes, True, key=lambda block: block not in shelf)
+        depth = shelf.depth(blocks.hashes)
         return shelf.sharing.get(blocks.hashes[depth - 1], 0) if depth else 0
 
     def expect(self, engine: Backend, blocks: Blocks) -> Expectation:
@@ -224,6 +223,8 @@ class PrefixIndex:
         count = len(shelf)
         surplus_tokens = count * tokens_each + shelf.after_tokens - shelf.cache_tokens
         surplus = count - self._max_blocks // len(self._shelves)
+        if surplus <= 0 and surplus_tokens <= 0:
+            return 0
         return min(count, max(surplus, math.ceil(surplus_tokens / tokens_each)))
 
     def _hold(self, shelf: Shelf, blocks: Sequence[int]) -> None:

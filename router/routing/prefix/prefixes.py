@@ -26,7 +26,8 @@ class Prefixes:
         self.truth = Truth(index)
         self.sizes = sizes or TokenSizes()
         self._salt_of = salt_of
-        self._asked: tuple[Call, int] | None = None
+        self._asked: Call | None = None
+        self._asked_version = -1
         self._held: Mapping[Backend, float] = {}
 
     def blocks(self, call: Call) -> Blocks:
@@ -37,14 +38,16 @@ class Prefixes:
 
     def held(self, call: Call) -> Mapping[Backend, float]:
         """Tokens of the prompt by engine, for those that hold any. One lookup serves all that a choice asks."""
-        asked = (call, self.index.version)
-        if asked != self._asked:
-            self._asked, self._held = asked, self.index.held(self.blocks(call))
+        version = self.index.version
+        if call is not self._asked or version != self._asked_version:
+            self._held = self.index.held(self.blocks(call))
+            self._asked, self._asked_version = call, version
         return self._held
 
     def cached_tokens(self, call: Call, engine: Backend) -> int:
         """Tokens of the prompt that one engine holds."""
-        return min(call.prompt_tokens, int(self.held(call).get(engine, 0)))
+        held, tokens = self.held(call).get(engine, 0), call.prompt_tokens
+        return int(held) if held < tokens else tokens
 
     def crowd(self, call: Call, engine: Backend) -> int:
         """Prompts under way on an engine that begin with all that it holds of this one."""

@@ -55,6 +55,17 @@ class Shelf:
     def __contains__(self, block: int) -> bool:
         return block in self._run_of
 
+    def depth(self, prompt: Sequence[int]) -> int:
+        """How many of the first blocks of a prompt are there: with a block is always all before it."""
+        here, first, beyond = self._run_of, 0, len(prompt)
+        while first < beyond:
+            middle = (first + beyond) // 2
+            if prompt[middle] in here:
+                first = middle + 1
+            else:
+                beyond = middle
+        return first
+
     def use(self, prompt: Sequence[int], owner: object) -> list[int]:
         """A prompt is used: returns its blocks that were not there. An `owner` speaks for those, none for all of it."""
         path, new = self._path(prompt, owner)

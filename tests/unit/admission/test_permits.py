@@ -203,3 +203,20 @@ def test_a_pool_is_asked_about_at_once() -> None:
     assert permits.with_room(engines, 10) == engines
     assert permits.with_room([], 10) == []
     assert Permits(Admission(decode_permits=0)).with_room(engines, 10) == engines
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.integers(1, 9000)), max_size=12),
+    st.sampled_from([Role.PREFILL, Role.DECODE]),
+    st.integers(1, 9000),
+)
+def test_all_at_once_are_those_that_have_room_each(taken: list[tuple[int, int]], role: Role, tokens: int) -> None:
+    engines, other = [a_backend(role, port) for port in range(1, 5)], a_backend(Role.AGGREGATED, 9)
+    permits = Permits(Admission(decode_permits=2, prefill_permits=3, prefill_permit_tokens=2048))
+    permits.take(other, 10)
+    for which, prompt in taken:
+        if permits.taken(engines[which]) + permits._weight(role, prompt) <= permits.limit(engines[which]):
+            permits.take(engines[which], prompt)
+    most = permits.limit(engines[0]) - permits._weight(role, tokens)
+    assert permits.with_room(engines, tokens) == [engine for engine in engines if permits.taken(engine) <= most]
+    assert [permits.has_room(engine, tokens) for engine in engines] == [permits.taken(e) <= most for e in engines]

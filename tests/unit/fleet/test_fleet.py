@@ -29,6 +29,36 @@ def test_engines_of_other_models_are_not_in_it() -> None:
     assert Fleet([mine, other]).snapshot(MODEL).decode == [mine]
 
 
+def test_engines_that_failed_a_request_are_avoided_by_it_alone() -> None:
+    failed, other, prefill = a_backend(port=1), a_backend(port=2), a_backend("prefill", 3)
+    fleet = Fleet([failed, other, prefill])
+    avoiding = fleet.snapshot(MODEL, {failed, prefill})
+    assert (avoiding.decode, avoiding.prefill, avoiding.prefill_known) == ([other], [], True)
+    assert (fleet.snapshot(MODEL).decode, fleet.snapshot(MODEL).prefill) == ([failed, other], [prefill])
+
+
+def test_a_snapshot_stays_as_it_was_and_the_next_is_as_it_is() -> None:
+    one, other = a_backend(port=1), a_backend(port=2)
+    fleet = Fleet([one, other])
+    before = fleet.snapshot(MODEL)
+    one.standing.drained = True
+    assert (before.decode, fleet.snapshot(MODEL).decode) == ([one, other], [other])
+    one.standing.drained = False
+    other.models = {}
+    assert fleet.snapshot(MODEL).decode == [one]
+    fleet.backends = (other,)
+    assert (fleet.snapshot(MODEL).decode, fleet.snapshot(MODEL).known) == ([], False)
+
+
+def test_models_that_nobody_serves_are_not_kept_in_mind() -> None:
+    fleet = Fleet([a_backend()])
+    for number in range(10):
+        assert not fleet.snapshot(f"m{number}").known
+    assert len(fleet._usable) == 0
+    assert fleet.snapshot(MODEL).known
+    assert len(fleet._usable) == 1
+
+
 def test_a_model_that_nobody_serves_is_unknown() -> None:
     fleet = Fleet([a_backend()])
     assert (fleet.snapshot("nope").known, fleet.serves("nope"), fleet.serves(MODEL)) == (False, False, True)

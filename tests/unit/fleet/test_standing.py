@@ -141,6 +141,28 @@ def test_on_trial_there_is_one_request_at_a_time() -> None:
     assert standing.usable
 
 
+def test_it_tells_when_it_becomes_usable_and_when_it_is_not_any_more() -> None:
+    class Ear:
+        def __init__(self) -> None:
+            self.heard: list[bool] = []
+
+        def engine_changed(self) -> None:
+            self.heard.append(standing.usable)
+
+    standing, ear = after(""), Ear()
+    standing.news.heard_by(ear)
+    for now in (1.0, 2.0):
+        standing.good_probe(now)
+    standing.drained = True
+    for now in (3.0, 4.0, 5.0):
+        standing.bad_probe("x", now)
+    standing.drained = False
+    assert ear.heard == [True, False]
+    for now in (6.0, 7.0):
+        standing.good_probe(now)
+    assert ear.heard == [True, False, True]
+
+
 def test_each_failed_trial_doubles_the_time_out_up_to_the_longest() -> None:
     standing, now, times = up(), 0.0, []
     fail(standing, 3, now)

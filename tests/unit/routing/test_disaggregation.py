@@ -1,4 +1,3 @@
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -46,7 +45,7 @@ def test_a_prompt_shorter_than_the_threshold_stays(tokens: int, reason: Reason) 
     ],
 )
 def test_a_quiet_fleet_stalls_nobody_unless_the_prompt_is_very_long(inflight: int, tokens: int, reason: Reason) -> None:
-    assert verdict(replace(BUSY, inflight=inflight), prompt_tokens=tokens) is reason
+    assert verdict(BUSY._replace(inflight=inflight), prompt_tokens=tokens) is reason
 
 
 @pytest.mark.parametrize(
@@ -68,7 +67,7 @@ def test_only_what_decode_has_not_cached_counts(prompt: int, cached: int, reason
 
 
 def test_a_continuation_is_one_in_a_quiet_fleet_too() -> None:
-    quiet = replace(BUSY, inflight=0)
+    quiet = BUSY._replace(inflight=0)
     assert verdict(quiet, home=Home(8500), prompt_tokens=9000) is Reason.CONTINUATION
     assert verdict(quiet, home=Home(809), prompt_tokens=9000) is Reason.LOW_CONCURRENCY
     assert verdict(quiet, home=Home(808), prompt_tokens=9000) is Reason.NOVEL_PROMPT
@@ -80,7 +79,7 @@ def test_short_prompts_that_come_together_stall_streams_as_well() -> None:
     assert verdict(home=at_limit, prompt_tokens=401) is Reason.DECODE_BUSY
     assert verdict(home=Home(8600, 8192 - 400), prompt_tokens=9000) is Reason.CONTINUATION
     assert verdict(home=Home(8599, 8192 - 400), prompt_tokens=9000) is Reason.DECODE_BUSY
-    assert verdict(replace(BUSY, prefill_room=False), home=at_limit, prompt_tokens=401) is Reason.SHORT_PROMPT
+    assert verdict(BUSY._replace(prefill_room=False), home=at_limit, prompt_tokens=401) is Reason.SHORT_PROMPT
 
 
 def test_the_budget_is_for_what_comes_together() -> None:
@@ -92,7 +91,7 @@ def test_an_engine_that_cannot_compute_prompts_needs_another() -> None:
     needy = Home(9000, decodes_alone=False)
     for rules in (RULES, Routing(mode="local")):
         assert verdict(home=needy, rules=rules, prompt_tokens=5) is Reason.ENGINE_REQUIRES
-    assert verdict(replace(BUSY, prefill_room=False), home=needy) is Reason.PREFILL_SATURATED
+    assert verdict(BUSY._replace(prefill_room=False), home=needy) is Reason.PREFILL_SATURATED
     assert verdict(home=needy, n=2) is Reason.NOT_DISAGGREGATABLE
 
 
@@ -111,11 +110,11 @@ def test_what_two_engines_would_get_wrong_stays_even_if_forced() -> None:
     ],
 )
 def test_without_an_engine_for_each_leg_it_stays(change: dict[str, Any], reason: Reason) -> None:
-    assert verdict(replace(BUSY, **change)) is reason
+    assert verdict(BUSY._replace(**change)) is reason
 
 
 def test_forced_to_disaggregate_nothing_is_too_short() -> None:
-    quiet = replace(BUSY, inflight=0)
+    quiet = BUSY._replace(inflight=0)
     assert verdict(quiet, Routing(mode="disaggregated"), prompt_tokens=5) is Reason.NOVEL_PROMPT
 
 
@@ -186,7 +185,7 @@ def test_what_is_faster_is_done_where_that_is_known(times: Times, reason: Reason
 def test_what_is_not_known_is_left_to_the_thresholds_unless_the_hand_over_alone_is_too_long(
     unknown: dict[str, Any],
 ) -> None:
-    quiet = replace(BUSY, inflight=0)
+    quiet = BUSY._replace(inflight=0)
     assert by_times(learnt(**unknown)) is Reason.NOVEL_PROMPT
     assert by_times(learnt(**unknown), quiet) is Reason.LOW_CONCURRENCY
     assert by_times(learnt(**unknown | {"late_s": 0.3})) is Reason.SLOW_HANDOVER
@@ -199,7 +198,7 @@ def test_short_prompts_and_continuations_stay_whatever_is_faster() -> None:
 
 
 def test_a_quiet_fleet_goes_by_what_is_faster_as_well() -> None:
-    quiet = replace(BUSY, inflight=0)
+    quiet = BUSY._replace(inflight=0)
     assert by_times(learnt(stay_s=0.21), quiet) is Reason.FASTER_REMOTE
     assert by_times(learnt(), quiet, prompt_tokens=9000) is Reason.FASTER_LOCAL
 
@@ -214,8 +213,8 @@ def test_modes_and_full_pools_go_before_what_was_learnt() -> None:
     slow, fast = learnt(handover_s=9.0), learnt(stay_s=9.0)
     assert by_times(slow, rules=Routing(mode="disaggregated")) is Reason.NOVEL_PROMPT
     assert by_times(fast, rules=Routing(mode="local")) is Reason.FORCED_LOCAL
-    assert by_times(fast, replace(BUSY, prefill_room=False)) is Reason.PREFILL_SATURATED
-    assert by_times(slow, replace(BUSY, prefill_room=False)) is Reason.SLOW_HANDOVER
+    assert by_times(fast, BUSY._replace(prefill_room=False)) is Reason.PREFILL_SATURATED
+    assert by_times(slow, BUSY._replace(prefill_room=False)) is Reason.SLOW_HANDOVER
 
 
 def test_how_much_the_streams_count_is_a_setting() -> None:

@@ -1,8 +1,11 @@
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from router.fleet.backend import Backend
 from router.fleet.links import COMPARED_TOKENS
-from router.routing.times import Times, quick, times
+from router.routing.policies.burden import tokens_ahead
+from router.routing.times import Times, _first, quick, times
 from router.settings.routing import Routing
 from tests.support.builders import a_backend, a_call, linked, paced
 
@@ -136,3 +139,18 @@ def test_slow_links_are_left_out() -> None:
     linked(engines.p2, engines.decode, s_per_token=3e-4)
     assert quick(both, engines.decode, 0.0) == [engines.p1]
     assert quick([engines.p2], engines.decode, 0.0) == [engines.p2]
+
+
+TOKEN_COUNTS, SPEEDS = st.integers(0, 9000), st.sampled_from([None, 2e4, 4e4])
+
+
+@given(st.lists(st.tuples(TOKEN_COUNTS, TOKEN_COUNTS, st.integers(0, 3), SPEEDS), min_size=1, max_size=8))
+def test_the_pair_is_that_of_the_first_of_those_who_would_be_done_first(
+    engines: list[tuple[int, int, int, float | None]],
+) -> None:
+    pool, held = [a_backend("prefill", port) for port in range(1, len(engines) + 1)], {}
+    for engine, (tokens, holds, others, speed) in zip(pool, engines, strict=True):
+        engine.load.tokens, engine.load.others_requests, held[engine] = tokens, others, float(holds)
+        paced(engine, prefill_tokens_per_s=speed)
+    left_s = [(tokens_ahead(e) + 9000 - held[e]) * e.paces.compute.s_per_token for e in pool]
+    assert _first(pool, 9000, held) is pool[left_s.index(min(left_s))]

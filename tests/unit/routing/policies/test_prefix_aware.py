@@ -1,10 +1,16 @@
 import random
 from collections import Counter
+from collections.abc import Sequence
+from math import inf
 from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
 
 from router.call import Call
 from router.fleet.backend import Backend
-from router.routing.policies.prefix_aware import PrefixAware
+from router.routing.policies.burden import line_tokens, slowness
+from router.routing.policies.prefix_aware import GIVEN_WORTH, MIN_SHARE, NEAR_SHARE, WORTH, PrefixAware
 from router.routing.prefix.given import Given
 from router.routing.prefix.index import PrefixIndex
 from router.routing.prefix.prefixes import Prefixes
@@ -182,3 +188,49 @@ def test_a_crowd_from_one_beginning_is_spread() -> None:
         routed.prefixes.expect(call, chosen)
         chosen.lease(call.prompt_tokens - routed.prefixes.cached_tokens(call, chosen) or 80)
     assert max(engine.load.requests for engine in candidates) <= 1.5 * 100
+
+
+# Beside the plain way
+
+
+def plain_costs(routed: Routed, candidates: list[Backend], call: Call) -> list[float]:
+    """What the module says, engine by engine."""
+    slow: Sequence[float | None] = slowness(candidates) or [None] * len(candidates)
+    held = [routed.prefixes.held(call).get(engine, 0) for engine in candidates]
+    costs = []
+    for engine, times, hold in zip(candidates, slow, held, strict=True):
+        (pending,), (given_,) = line_tokens([engine]), routed.prefixes.index.given.lately([engine], GIVEN_WORTH)
+        costs.append(
+            pending + given_ - hold if times is None else times * (pending + call.prompt_tokens - hold) + given_
+        )
+    best = max(held)
+    apart = call.prompt_tokens - best
+    crowd = routed.prefixes.crowd(call, candidates[held.index(best)])
+    crowded = best > 0 and apart > 0 and crowd * apart > best
+    near = [cost if hold >= NEAR_SHARE * best else inf for cost, hold in zip(costs, held, strict=True)]
+    dear = min(near) - min(costs) > min(SLACK_TOKENS, WORTH * best)
+    return costs if best < MIN_SHARE * call.prompt_tokens or crowded or dear else near
+
+
+ENGINES = st.tuples(
+    st.integers(0, 9), st.sampled_from([0, 100, 5000]), st.sampled_from([0, 5, 12, 20]), st.sampled_from([0, 50, 100])
+)
+"""Requests, tokens, hundreds of tokens held, and speed."""
+
+
+@given(st.sampled_from(["prefill", "decode"]), st.lists(ENGINES, min_size=1, max_size=6), st.integers(0, 3))
+def test_costs_are_those_of_the_plain_way(role: str, pool: list[tuple[int, int, int, int]], under_way: int) -> None:
+    routed, candidates = Routed(), engines(len(pool), role)
+    for engine, (requests, tokens, hundreds, speed) in zip(candidates, pool, strict=True):
+        engine.load.requests, engine.load.tokens = requests, tokens
+        engine.load.note_others(requests % 3, tokens // 2)
+        paced(engine, prefill_tokens_per_s=100.0 * speed, decode_tokens_per_s=float(speed))
+        if hundreds:
+            routed.sent(engine, prompt(100 * hundreds))
+    for number in range(under_way):
+        routed.prefixes.expect(a_completion(prompt="x" * 4000 + f"{number:04}" * 400), candidates[-1])
+    call = prompt(2000, more=200)
+    plain = plain_costs(routed, candidates, call)
+    assert routed.policy.weigh(candidates, call).costs == plain
+    if slowness(candidates) is None:  # else one choice in 32 takes all for equally fast
+        assert plain[candidates.index(routed.pick(candidates, call))] == min(plain)

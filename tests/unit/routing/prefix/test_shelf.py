@@ -1,4 +1,4 @@
-from itertools import accumulate
+from itertools import accumulate, chain
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -105,3 +105,9 @@ def test_every_block_has_all_before_it_whatever_is_used_evicted_and_forgotten(st
             plain -= {name[block] for block in shelf.forget(1)}
         assert {name[block] for block in shelf.blocks()} == plain
         assert all(text[:-1] in plain for text in plain if text[:-1])
+
+
+@given(st.lists(st.text("abc", min_size=1, max_size=6), max_size=6), st.text("abc", max_size=8))
+def test_how_deep_a_prompt_is_there(used: list[str], asked: str) -> None:
+    shelf, there = a_shelf(*used), set(chain.from_iterable(map(prompt, used)))
+    assert shelf.depth(prompt(asked)) == sum(block in there for block in prompt(asked))
