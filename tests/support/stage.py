@@ -263,10 +263,11 @@ class Stand:
         clock: Clock = self.loop.time
         self.line = WatchedLine(admission, clock)
         self.permits = StrictPermits(admission, self.line)
-        self.fleet = WatchedFleet([a_backend(role, 9000 + number) for number, role in enumerate(roles)])
-        for backend in self.fleet.backends:
+        engines = [a_backend(role, 9000 + number) for number, role in enumerate(roles)]
+        for backend in engines:  # before there is a fleet: it hears of the standings that its engines have then
             backend.standing = Standing(Probes(), EJECTION, clock())
             backend.standing.good_probe(clock())
+        self.fleet = WatchedFleet(engines)
         self.pairs = Pairs(PairRules())
         self.connections = Connections(connect_s=1)
         self.releases = Releases(self.connections, HandoffSettings(max_releases=max_releases), self.told)
