@@ -58,7 +58,7 @@ def times(
     return Times(
         prefill_s=first.paces.compute.seconds(_novel(call, held.get(first, 0)), tokens_ahead(first)),
         handover_s=link.seconds(novel),
-        stay_s=own_s * (1 + tokens_ahead(home) / max(novel, 1)),
+        stay_s=alone_s(novel, home, first, rules, tokens_ahead(home)),
         stall_s=own_s * (home.load.requests + home.load.others_requests),
         stay_is_known=home.paces.compute.seconds(novel) is not None,
         late_s=link.at_least_s(novel, at),
@@ -72,10 +72,12 @@ def quick(prefill: Sequence[Backend], home: Backend, at: float) -> Sequence[Back
     return [engine for engine in prefill if engine.id not in slow] or prefill if slow else prefill
 
 
-def alone_s(novel: int, home: Backend, prefill: Backend, rules: Routing) -> float:
-    """How long `home` would compute so many tokens, as far as that is known."""
-    own_s = home.paces.compute.seconds(novel)
-    return own_s or prefill.paces.compute.seconds(novel) or novel / rules.prefill_tokens_per_s
+def alone_s(novel: int, home: Backend, prefill: Backend, rules: Routing, ahead: int = 0) -> float:
+    """How long `home` would compute so many tokens, with those `ahead` of them in line, as far as that is known."""
+    for pace in (home.paces.compute, prefill.paces.compute):
+        if took_s := pace.seconds(novel, ahead):
+            return took_s
+    return (novel + ahead) / rules.prefill_tokens_per_s
 
 
 def _first(prefill: Sequence[Backend], tokens: int, held: Mapping[Backend, float]) -> Backend:

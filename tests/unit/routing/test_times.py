@@ -63,6 +63,17 @@ def test_waiting_in_line_counts() -> None:
     moving.gone()
 
 
+def test_a_short_prompt_waits_for_the_line_before_it_and_for_its_own_fixed_part_once() -> None:
+    engines = Engines()
+    for tokens in (256, 4096, 16_384):
+        engines.decode.paces.compute.note(tokens, 0.05 + tokens / 20_000)
+    linked(engines.p1, engines.decode, s_per_token=1e-5)
+    engines.decode.load.local_tokens = 10 * TOKENS
+    told = engines.times()
+    assert told is not None
+    assert told.stay_s == pytest.approx(0.05 + 11 * TOKENS / 20_000)
+
+
 def test_only_what_an_engine_does_not_hold_has_to_be_computed_or_moved() -> None:
     engines = Engines()
     paced(engines.p1, prefill_tokens_per_s=40_000)
