@@ -18,9 +18,9 @@ from router.settings import Routing
 class Times(NamedTuple):
     """Seconds until the first token, by what they are made of; None is not known.
 
-    Over two engines `prefill_s` and `handover_s`, which takes `late_s` or longer as hand-overs under way prove. On
-    decode alone `stay_s`; its streams are held up for `stall_s`, taken together; `stay_is_known`: both are learnt from
-    decode itself. `link_s` is what the pair needs for a prompt of `COMPARED_TOKENS`.
+    Over two engines `prefill_s` and `handover_s`, which takes `late_s` or longer by what the first hand-overs and those
+    under way prove. On decode alone `stay_s`; its streams are held up for `stall_s`, taken together; `stay_is_known`:
+    both are learnt from decode itself. `link_s` is what the pair needs for a prompt of `COMPARED_TOKENS`.
     """
 
     prefill_s: float | None
@@ -51,18 +51,16 @@ def times(
         return None
     first = _first(prefill, call.prompt_tokens, held)
     link = home.links.get(first.id)
-    if link is None:
-        return None
     novel = _novel(call, held.get(home, 0))
     own_s = alone_s(novel, home, first, rules)
     return Times(
         prefill_s=first.paces.compute.seconds(_novel(call, held.get(first, 0)), tokens_ahead(first)),
-        handover_s=link.seconds(novel),
+        handover_s=link.seconds(novel) if link else None,
         stay_s=alone_s(novel, home, first, rules, tokens_ahead(home)),
         stall_s=own_s * (home.load.requests + home.load.others_requests),
         stay_is_known=home.paces.compute.seconds(novel) is not None,
-        late_s=link.at_least_s(novel, at),
-        link_s=link.compared_s,
+        late_s=home.links.at_least_s(first.id, novel, at),
+        link_s=link.compared_s if link else None,
     )
 
 

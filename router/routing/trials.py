@@ -1,11 +1,13 @@
 """Which pair should a prompt try, as it is passed over? Whether a slow link was mended shows by a hand-over only.
 
 A trial is a request of somebody, so there are few: `fleet.links` says when one is due, and that it should lose little.
+What is expected to be slow is tried with short prompts, as they lose least.
 """
 
 from collections.abc import Sequence
 
 from router.fleet.backend import Backend
+from router.fleet.links import TRIAL_LOSS_S
 from router.routing.times import alone_s
 from router.settings import Routing
 
@@ -20,13 +22,25 @@ def to_try(
     links = home.links
     if remote and not links.slow:
         return None
-    due = links.due(at)
-    engines = {engine.id: engine for engine in prefill} if due else {}
-    for link in due:
-        engine = engines.get(link.prefill)
-        if engine is None or (remote and link.prefill not in links.slow):
+    engines = {engine.id: engine for engine in prefill}
+
+    def loss_s(prefill_id: str) -> float:
+        return _loss_s(engines[prefill_id], home, novel_tokens, rules, at)
+
+    for prefill_id in () if remote else links.new(engines):
+        if loss_s(prefill_id) <= TRIAL_LOSS_S:
+            return engines[prefill_id]
+    for link in links.due(at):
+        if link.prefill not in engines or (remote and link.prefill not in links.slow):
             continue
-        loss_s = (link.seconds(novel_tokens) or 0.0) - alone_s(novel_tokens, home, engine, rules)
-        if links.may_lose(link, loss_s):
-            return engine
+        if links.may_lose(link, loss_s(link.prefill)):
+            return engines[link.prefill]
     return None
+
+
+def _loss_s(engine: Backend, home: Backend, novel_tokens: int, rules: Routing, at: float) -> float:
+    link = home.links.get(engine.id)
+    took_s = link.seconds(novel_tokens) if link else None
+    if took_s is None:
+        took_s = home.links.at_least_s(engine.id, novel_tokens, at)
+    return took_s - alone_s(novel_tokens, home, engine, rules)

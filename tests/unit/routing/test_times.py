@@ -25,10 +25,26 @@ def test_nothing_is_known_before_a_hand_over() -> None:
     engines = Engines()
     paced(engines.decode, prefill_tokens_per_s=10_000)
     assert engines.times() is None
-    linked(engines.p2, engines.decode, s_per_token=1e-5)
-    assert engines.times() is None
     linked(engines.p1, engines.decode, s_per_token=1e-5)
     assert times(a_call(), engines.decode, [], {}, RULES, 0.0) is None
+
+
+def test_of_a_pair_that_has_never_met_the_others_of_its_decode_engine_tell() -> None:
+    engines = Engines()
+    linked(engines.p2, engines.decode, s_per_token=3e-4)
+    told = engines.times()
+    assert told is not None
+    assert (told.handover_s, told.remote_s, told.link_s) == (None, None, None)
+    assert told.late_s == pytest.approx(0.01 + 3e-4 * TOKENS)
+
+
+def test_one_hand_over_that_was_slow_tells() -> None:
+    engines = Engines()
+    engines.decode.links.begin(engines.p1.id, TOKENS, 0.0).arrived(1.5)
+    told = engines.times()
+    assert told is not None
+    assert (told.handover_s, told.remote_s) == (None, None)
+    assert told.late_s == pytest.approx(1.5)
 
 
 def test_each_way_is_made_of_what_was_learnt() -> None:
