@@ -225,15 +225,16 @@ class Links:
             if link.is_heard or link.is_late(now):
                 yield link.at_least_s(tokens, now)
 
-    def new(self, prefills: Iterable[str]) -> list[str]:
-        """Those of some prefill engines whose links should be tried now, one after the other, as they are new.
+    def new(self, prefills: Iterable[str]) -> str | None:
+        """One of some prefill engines whose link should be tried now, as it is new; another one each time.
 
         There was no hand-over, and the others are slow; or one, which may have been slow by accident.
         """
         if self._tried is not None and not (self._tried.is_over and self.asked - self._tried_asked >= NEW_REQUESTS):
-            return []
+            return None
         links = self._links
-        return [each for each in prefills if (link := links.get(each)) is None or (link.is_new and link.is_over)]
+        new = [each for each in prefills if (link := links.get(each)) is None or (link.is_new and link.is_over)]
+        return new[self.asked % len(new)] if new else None
 
     def due(self, now: float) -> list[Link]:
         """Links that were chosen a while ago, the one that waits for the longest first: if passed over, to be tried.

@@ -22,19 +22,18 @@ def to_try(
     links = home.links
     if remote and not links.slow:
         return None
-    engines = {engine.id: engine for engine in prefill}
-
-    def loss_s(prefill_id: str) -> float:
-        return _loss_s(engines[prefill_id], home, novel_tokens, rules, at)
-
-    for prefill_id in () if remote else links.new(engines):
-        if loss_s(prefill_id) <= TRIAL_LOSS_S:
-            return engines[prefill_id]
-    for link in links.due(at):
+    if not remote and (new := links.new(engine.id for engine in prefill)):
+        engine = next(engine for engine in prefill if engine.id == new)
+        if _loss_s(engine, home, novel_tokens, rules, at) <= TRIAL_LOSS_S:
+            return engine
+    due = links.due(at)
+    engines = {engine.id: engine for engine in prefill} if due else {}
+    for link in due:
         if link.prefill not in engines or (remote and link.prefill not in links.slow):
             continue
-        if links.may_lose(link, loss_s(link.prefill)):
-            return engines[link.prefill]
+        engine = engines[link.prefill]
+        if links.may_lose(link, _loss_s(engine, home, novel_tokens, rules, at)):
+            return engine
     return None
 
 

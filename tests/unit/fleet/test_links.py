@@ -136,6 +136,13 @@ def test_one_slow_hand_over_speaks_against_its_link_and_one_fast_one_clears_it()
     assert links.slow == frozenset()
 
 
+def test_one_slow_hand_over_after_a_fast_one_speaks_against_nothing() -> None:
+    links = Links()
+    moved(links, "a", 2000, 0.03)
+    moved(links, "a", 2000, 0.6)
+    assert at_least_s(links, "a", 4000) == pytest.approx(0.03)
+
+
 def test_a_few_tokens_that_took_long_speak_against_their_link_as_more_of_them_would() -> None:
     links = Links()
     moved(links, "a", 50, 0.3)
@@ -208,24 +215,32 @@ def test_what_is_suspected_only_is_never_the_best() -> None:
 def test_links_of_which_little_is_known_are_tried_one_after_the_other() -> None:
     links = learnt(a=SLOW_S)
     engines = ("a", "b", "c")
-    assert links.new(engines) == ["b", "c"]
+    assert links.new(engines) == "b"
     links.ask(1.0, "b", trial=True)
     passed_over(links, NEW_REQUESTS)
-    assert links.new(engines) == [], "it has not been heard of"
+    assert links.new(engines) is None, "it has not been heard of"
     moved(links, "b", 1000, 0.3, at=1.0)
-    assert links.new(engines) == ["b", "c"]
+    assert links.new(engines) in ("b", "c")
     links.ask(2.0, "c", trial=True)
     moved(links, "c", 1000, 0.3, at=2.0)
     passed_over(links, NEW_REQUESTS - 1)
-    assert links.new(engines) == []
+    assert links.new(engines) is None
     passed_over(links, 1)
-    assert links.new(engines) == ["b", "c"]
+    assert links.new(engines) in ("b", "c")
+
+
+def test_each_request_looks_at_another_new_link() -> None:
+    links, seen = learnt(a=SLOW_S), set()
+    for _ in range(3):
+        seen.add(links.new(["a", "b", "c", "d"]))
+        links.ask(1.0)
+    assert seen == {"b", "c", "d"}
 
 
 def test_a_new_link_that_is_on_its_way_is_not_tried() -> None:
     links = learnt(a=SLOW_S)
     links.begin("b", 1000, 1.0)
-    assert links.new(["a", "b"]) == []
+    assert links.new(["a", "b"]) is None
 
 
 def passed_over(links: Links, count: int = TRIAL_REQUESTS, now: float = 0.0) -> None:

@@ -173,7 +173,15 @@ def test_an_engine_that_never_handed_over_is_tried_at_once_by_a_short_prompt() -
     engines = Strangers()
     assert engines.tried(8000) is None
     assert engines.tried(1000, remote=True) is None
-    assert engines.tried(1000) is engines.one
+    assert engines.tried(1000) in (engines.one, engines.other)
+
+
+def test_a_prompt_that_is_handed_over_anyway_makes_no_acquaintances() -> None:
+    engines = Strangers()
+    linked(engines.one, engines.decode, s_per_token=FAST_S)
+    assert engines.decode.links.slow == {engines.known.id}
+    assert engines.tried(1000, remote=True) is None
+    assert engines.tried(1000) is engines.other
 
 
 def test_the_next_engine_of_which_little_is_known_waits_its_turn() -> None:
@@ -184,7 +192,11 @@ def test_the_next_engine_of_which_little_is_known_waits_its_turn() -> None:
         links.ask(0.0)
     assert engines.tried(1000) is None
     links.begin(engines.one.id, 600, 0.0).arrived(9.0)
-    assert engines.tried(1000) is engines.other
+    tried = []
+    for _ in range(2):
+        tried.append(engines.tried(1000))
+        links.ask(0.0)
+    assert set(tried) == {engines.other, None}, "what took 9 s is too dear to be tried again soon"
 
 
 def test_a_link_whose_first_hand_over_was_held_up_is_used_again_after_a_trial() -> None:
