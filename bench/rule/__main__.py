@@ -15,9 +15,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--requests", type=int, default=150, metavar="N", help="of each run of links (%(default)s)")
     parser.add_argument("--rate", type=float, default=6.0, metavar="R", help="of them, a second (%(default)s)")
     parser.add_argument("--seconds", type=float, default=30.0, metavar="S", help="of each run of mixed (%(default)s)")
+    parser.add_argument("--virtual", action="store_true", help="links in virtual time: no sockets, in seconds")
     args = parser.parse_args(argv)
     if args.what != "mixed":
-        asyncio.run(_print(links.table(args.requests, args.rate)))
+        asyncio.run(_print(links.table(args.requests, args.rate, in_virtual_time=args.virtual)))
     if args.what is None:
         print()
     if args.what != "links":

@@ -8,6 +8,7 @@ import random
 from collections.abc import AsyncIterator
 from typing import Any
 
+from bench.rule import virtual
 from bench.rule.rig import Ask, Run, percentile, run
 
 FAST, SLOW = 12.0, 0.45
@@ -38,13 +39,14 @@ def asks(count: int, rate: float, seed: int = 1) -> list[Ask]:
     return made
 
 
-async def table(count: int, rate: float) -> AsyncIterator[str]:
+async def table(count: int, rate: float, *, in_virtual_time: bool = False) -> AsyncIterator[str]:
     """The worlds and the ways through them, a row each."""
     yield "| link | way | TTFT p50 s | p90 | p99 | decisions |"
     yield "|---|---|---|---|---|---|"
     for world, engines in WORLDS.items():
         for way, routing in WAYS.items():
-            done = await run(engines, routing, asks(count, rate))
+            wanted = asks(count, rate)
+            done = virtual.run(engines, routing, wanted) if in_virtual_time else await run(engines, routing, wanted)
             yield f"| {world} | {way} | {_figures(done)} |"
 
 

@@ -2,26 +2,35 @@
 
 From the prefill answer to decode's first event, by the tokens whose KV had to be moved, those before them in line
 included. What is under way tells as well, before it is over: a hand-over that takes longer than it should proves that
-its link is no faster than that.
+its link is no faster than that. So does the first one that is over, long before there is an estimate: it speaks against
+its link, while three are needed to speak for it. Of a link that nobody has heard of the others into the same engine
+tell: where they are slow, it is hardly the one that is not.
 
 A link that is passed over, as it is slow, would stay slow for ever: it is due for a trial now and then, one link into
 an engine after the other.
 """
 
-from collections.abc import Collection, Iterator
+import math
+from collections.abc import Collection, Iterable, Iterator
 
-from router.fleet.pace import Pace
+from router.fleet.pace import FAR, Pace
 
 LATE_S = 0.1
 """A first handshake takes so long; nothing younger is late."""
 
 LATE_TIMES = 2.0
 
+FEW_TOKENS = 512
+"""What held up fewer than so many would hold up so many as long."""
+
 TRIAL_REQUESTS, TRIAL_S = 32, 10.0
 """Links that are passed over get at most one request of so many together, and one in such a time."""
 
-TRIAL_LOSS_S, PATIENCE = 0.25, 4
-"""One that loses little by it, as long as there is one in so many times `TRIAL_REQUESTS`."""
+NEW_REQUESTS = 8
+"""Links of which little is known, and that speaks against them, get one request of so many."""
+
+TRIAL_LOSS_S = 0.25
+"""What a request may lose by a trial after `TRIAL_REQUESTS`; twice as much after twice as many, and so on."""
 
 SLOW_TIMES, SLOW_S = 3.0, 0.02
 """A link is slow beside the best one if it takes so many times as long, and so much longer."""
@@ -47,33 +56,68 @@ class Link:
         self.moving: dict[Moving, None] = {}
         self.moving_tokens = 0
         self.asked = asked
-        self.last_at = self.heard_at = now
+        self.last_at, self.heard_at = now, -math.inf
 
     @property
     def in_doubt(self) -> bool:
         """Whether it was not what was expected when it was chosen last: the next ones tell whether it has changed."""
-        return self.pace.in_doubt and not self.moving and self.heard_at >= self.last_at
+        return self.pace.in_doubt and self.is_over
+
+    @property
+    def is_over(self) -> bool:
+        """Whether all that it was chosen for has been heard of."""
+        return not self.moving and self.heard_at >= self.last_at
+
+    @property
+    def is_known(self) -> bool:
+        """Whether there were enough hand-overs for an estimate."""
+        return self.pace.tokens_per_s is not None
+
+    @property
+    def is_new(self) -> bool:
+        """Whether one hand-over at most came to its end."""
+        return self.pace.samples <= 1
+
+    @property
+    def is_heard(self) -> bool:
+        """Whether a hand-over has ever come to its end."""
+        return self.pace.samples > 0
 
     @property
     def compared_s(self) -> float | None:
-        """How long `COMPARED_TOKENS` take; None while that is not known."""
+        """How long `COMPARED_TOKENS` take, at least, while it is not known; None while nobody has heard of it."""
         speed = self.pace.tokens_per_s
-        return COMPARED_TOKENS / speed if speed else None
+        return COMPARED_TOKENS / speed if speed else self._seen_s(COMPARED_TOKENS) or None
 
     def seconds(self, tokens: int) -> float | None:
         """How long so many tokens would take now; None while that is not known."""
         return self.pace.seconds(tokens, self.moving_tokens)
 
     def at_least_s(self, tokens: int, now: float) -> float:
-        """What the oldest hand-over under way proves; 0 while that is not late.
+        """What the first hand-overs prove while they are few, and the oldest one under way if that is late."""
+        line_tokens = tokens + self.moving_tokens
+        seen_s = self._seen_s(line_tokens)
+        return max(seen_s, self._late_s(line_tokens, now)) if self.is_late(now) else seen_s
+
+    def _seen_s(self, tokens: int) -> float:
+        """By the best of those that are too few for an estimate: one may have been held up, not all.
+
+        What is more than `LATE_S` is the link's own, and grows with the tokens.
+        """
+        best_s = math.inf
+        for moved_tokens, took_s in self.pace.first:
+            fixed_s = min(took_s, LATE_S)
+            times = tokens / max(moved_tokens, min(tokens, FEW_TOKENS), 1)
+            best_s = min(best_s, fixed_s + (took_s - fixed_s) * times)
+        return best_s if self.pace.first else 0.0
+
+    def _late_s(self, line_tokens: int, now: float) -> float:
+        """By the age of the oldest one under way.
 
         More tokens take longer in proportion, but only from `COMPARED_TOKENS` on: what holds up a few of them is rather
         a pause or a handshake than the link.
         """
-        if not self.is_late(now):
-            return 0.0
         oldest = next(iter(self.moving))
-        line_tokens = tokens + self.moving_tokens
         return (now - oldest.began_at) * line_tokens / max(oldest.line_tokens, min(line_tokens, COMPARED_TOKENS), 1)
 
     def is_late(self, now: float) -> bool:
@@ -105,8 +149,7 @@ class Moving:
         """The answer has begun."""
         self.gone()
         self._link.heard_at = now
-        self._link.pace.note(self.line_tokens, now - self.began_at)
-        self._links.compare(self._link)
+        self._links.note(self._link, self.line_tokens, now - self.began_at)
 
     def gone(self) -> None:
         """It is over, whatever became of it; a second time does nothing."""
@@ -123,21 +166,24 @@ class Links:
     `COMPARED_TOKENS`, if it is known.
     """
 
-    __slots__ = ("_known_s", "_links", "_tried", "_tried_asked", "_tried_at", "asked", "best_s", "slow")
+    __slots__ = ("_compared_s", "_links", "_tried", "_tried_asked", "_tried_at", "_usual", "asked", "best_s", "slow")
 
     def __init__(self) -> None:
         self.asked = 0
         self.slow: frozenset[str] = frozenset()
         self.best_s: float | None = None
         self._links: dict[str, Link] = {}
-        self._known_s: dict[str, float] = {}
+        self._usual = Pace(COMPARED_TOKENS)
+        self._compared_s: dict[str, float] = {}
         self._tried: Link | None = None
         self._tried_asked, self._tried_at = 0, 0.0
 
     def ask(self, now: float, prefill: str | None = None, *, trial: bool = False) -> None:
         """A hand-over came into question, and is to be made from `prefill`, as a trial or not; None: it is not made."""
         self.asked += 1
-        link = self._links.get(prefill) if prefill else None
+        if prefill is None:
+            return
+        link = self._made(prefill, now) if trial else self._links.get(prefill)
         if link is None:
             return
         link.asked, link.last_at = self.asked, now
@@ -146,16 +192,49 @@ class Links:
 
     def begin(self, prefill: str, tokens: int, now: float) -> Moving:
         """KV of so many tokens is about to be moved."""
+        return Moving(self, self._made(prefill, now), tokens, now)
+
+    def _made(self, prefill: str, now: float) -> Link:
         link = self._links.get(prefill)
         if link is None:
             if len(self._links) >= MAX_LINKS:
                 self.forget(next(iter(self._links)))
             link = self._links[prefill] = Link(prefill, self.asked, now)
-        return Moving(self, link, tokens, now)
+        return link
 
     def get(self, prefill: str) -> Link | None:
         """The link from an engine, if there ever was a hand-over."""
         return self._links.get(prefill)
+
+    def at_least_s(self, prefill: str, tokens: int, now: float) -> float:
+        """How long so many tokens take from an engine, at least, as far as anything speaks for that; 0 if nothing does.
+
+        Of a link that is not known those into the same engine tell, unless its own first hand-overs were far better.
+        """
+        link = self._links.get(prefill)
+        if link is not None and (link.is_known or link.is_late(now)):
+            return link.at_least_s(tokens, now)
+        usual_s = self._usual.seconds(tokens) or 0.0
+        if link is not None and link.is_heard:
+            own_s = link.at_least_s(tokens, now)
+            return own_s if own_s < usual_s / FAR else max(own_s, usual_s)
+        return usual_s or min(self._others_s(tokens, now), default=0.0)
+
+    def _others_s(self, tokens: int, now: float) -> Iterator[float]:
+        for link in self._links.values():
+            if link.is_heard or link.is_late(now):
+                yield link.at_least_s(tokens, now)
+
+    def new(self, prefills: Iterable[str]) -> str | None:
+        """One of some prefill engines whose link should be tried now, as it is new; another one each time.
+
+        There was no hand-over, and the others are slow; or one, which may have been slow by accident.
+        """
+        if self._tried is not None and not (self._tried.is_over and self.asked - self._tried_asked >= NEW_REQUESTS):
+            return None
+        links = self._links
+        new = [each for each in prefills if (link := links.get(each)) is None or (link.is_new and link.is_over)]
+        return new[self.asked % len(new)] if new else None
 
     def due(self, now: float) -> list[Link]:
         """Links that were chosen a while ago, the one that waits for the longest first: if passed over, to be tried.
@@ -172,27 +251,32 @@ class Links:
         return sorted(due, key=lambda link: link.asked)
 
     def may_lose(self, link: Link, loss_s: float) -> bool:
-        """Whether a request that would lose so much by a trial should make it: little, or nobody else has for long."""
-        return loss_s <= TRIAL_LOSS_S or self.asked - link.asked >= PATIENCE * TRIAL_REQUESTS
+        """Whether a request that would lose so much by a trial should make it: the more, the longer there was none."""
+        since = self.asked - max(link.asked, self._tried_asked)
+        return loss_s <= TRIAL_LOSS_S * max(since, TRIAL_REQUESTS) / TRIAL_REQUESTS
 
     def slow_now(self, now: float) -> Collection[str]:
         """Those that are slow, and those from which a hand-over is late."""
         late = [prefill for prefill, link in self._links.items() if link.moving and link.is_late(now)]
         return self.slow.union(late) if late else self.slow
 
-    def compare(self, link: Link) -> None:
-        """Find out anew which are slow, after a hand-over."""
-        took_s = link.compared_s
-        if took_s is not None and self._links.get(link.prefill) is link:
-            self._known_s[link.prefill] = took_s
+    def note(self, link: Link, tokens: int, took_s: float) -> None:
+        """A hand-over over a link is done: find out anew which are slow."""
+        link.pace.note(tokens, took_s)
+        if self._links.get(link.prefill) is not link:
+            return
+        self._usual.note(tokens, took_s)
+        if (compared_s := link.compared_s) is not None:
+            self._compared_s[link.prefill] = compared_s
             self._judge()
 
     def _judge(self) -> None:
-        known_s = self._known_s
-        self.best_s = best_s = min(known_s.values(), default=None)
-        limit_s = 0.0 if best_s is None else max(SLOW_TIMES * best_s, best_s + SLOW_S)
-        if max(known_s.values(), default=0.0) > limit_s:
-            self.slow = frozenset(prefill for prefill, took_s in known_s.items() if took_s > limit_s)
+        """Those that are known are compared with each other, those that are suspected with the best of them."""
+        compared_s, links = self._compared_s, self._links
+        self.best_s = min((took_s for prefill, took_s in compared_s.items() if links[prefill].is_known), default=None)
+        limit_s = math.inf if self.best_s is None else max(SLOW_TIMES * self.best_s, self.best_s + SLOW_S)
+        if max(compared_s.values(), default=0.0) > limit_s:
+            self.slow = frozenset(prefill for prefill, took_s in compared_s.items() if took_s > limit_s)
         elif self.slow:
             self.slow = frozenset()
 
@@ -202,7 +286,9 @@ class Links:
         if link is not None:
             if link is self._tried:
                 self._tried = None
-            self._known_s.pop(prefill, None)
+            self._compared_s.pop(prefill, None)
+            if not self._links:
+                self._usual = Pace(COMPARED_TOKENS)
             self._judge()
 
     def items(self) -> Iterator[tuple[str, Link]]:

@@ -7,6 +7,8 @@ So one delay moves nothing, and a link that became 27 times slower is known afte
 would be as robust, and ten times as dear to fit with two parameters.
 """
 
+from collections.abc import Sequence
+
 MEMORY = 0.85
 """What is left of a sample's weight after the next: the last seven count."""
 
@@ -41,7 +43,7 @@ class Pace:
         self.compared_tokens = compared_tokens
         self.tokens_per_s: float | None = None
         self._doubts: list[Sample] = []
-        self._first: list[Sample] | None = []
+        self._first: list[Sample] = []
         self._restart()
 
     def _restart(self) -> None:
@@ -62,8 +64,8 @@ class Pace:
             if self._doubts:
                 self._doubts.clear()
             self._add(tokens, took_s)
-            if self._first is not None:
-                self._begin_well(self._first, tokens, took_s)
+            if self.samples <= ENOUGH:
+                self._begin_well(tokens, took_s)
         self._fit()
 
     def seconds(self, tokens: int, before: int = 0) -> float | None:
@@ -73,19 +75,25 @@ class Pace:
         return self.fixed_s + self.s_per_token * max(tokens + before, LEAST_TOKENS)
 
     @property
+    def first(self) -> Sequence[Sample]:
+        """Tokens and seconds of those that there were, while they are too few for an estimate."""
+        return self._first
+
+    @property
     def in_doubt(self) -> bool:
         """Whether the last sample was far off: the next ones tell whether things have changed."""
         return bool(self._doubts)
 
-    def _begin_well(self, begun: list[Sample], tokens: int, took_s: float) -> None:
+    def _begin_well(self, tokens: int, took_s: float) -> None:
         """Drop the very first sample if all after it are far better: two engines had to shake hands."""
-        begun.append((tokens, took_s))
+        self._first.append((tokens, took_s))
         if self.samples == ENOUGH:
-            first, *others = begun
-            self._first = None
+            first, *others = self._first
+            self._first = []
             longest_s = max(took_s for _, took_s in others)
             if first[1] > longest_s and _each_s(first) > FAR * max(map(_each_s, others)):
                 self._restart()
+                self._first = others
                 for sample in others:
                     self._add(*sample)
 

@@ -17,9 +17,9 @@ from router.settings.routing import Routing
 class Times(NamedTuple):
     """Seconds until the first token, by what they are made of; None is not known.
 
-    Over two engines `prefill_s` and `handover_s`, which takes `late_s` or longer as hand-overs under way prove. On
-    decode alone `stay_s`; its streams are held up for `stall_s`, taken together; `stay_is_known`: both are learnt from
-    decode itself. `link_s` is what the pair needs for a prompt of `COMPARED_TOKENS`.
+    Over two engines `prefill_s` and `handover_s`, which takes `late_s` or longer by what the first hand-overs and those
+    under way prove. On decode alone `stay_s`; its streams are held up for `stall_s`, taken together; `stay_is_known`:
+    both are learnt from decode itself. `link_s` is what the pair needs for a prompt of `COMPARED_TOKENS`.
     """
 
     prefill_s: float | None
@@ -50,19 +50,17 @@ def times(
         return None
     first = _first(prefill, call.prompt_tokens, held)
     link = home.links.get(first.id)
-    if link is None:
-        return None
     novel = _novel(call, held.get(home, 0))
     known_s = home.paces.compute.seconds(novel)
     own_s = known_s or alone_s(novel, home, first, rules)
     return Times(
         prefill_s=first.paces.compute.seconds(_novel(call, held.get(first, 0)), tokens_ahead(first)),
-        handover_s=link.seconds(novel),
-        stay_s=own_s * (1 + tokens_ahead(home) / max(novel, 1)),
+        handover_s=link.seconds(novel) if link else None,
+        stay_s=alone_s(novel, home, first, rules, tokens_ahead(home)),
         stall_s=own_s * (home.load.requests + home.load.others_requests),
         stay_is_known=known_s is not None,
-        late_s=link.at_least_s(novel, at),
-        link_s=link.compared_s,
+        late_s=home.links.at_least_s(first.id, novel, at),
+        link_s=link.compared_s if link else None,
     )
 
 
@@ -72,10 +70,12 @@ def quick(prefill: Sequence[Backend], home: Backend, at: float) -> Sequence[Back
     return [engine for engine in prefill if engine.id not in slow] or prefill if slow else prefill
 
 
-def alone_s(novel: int, home: Backend, prefill: Backend, rules: Routing) -> float:
-    """How long `home` would compute so many tokens, as far as that is known."""
-    own_s = home.paces.compute.seconds(novel)
-    return own_s or prefill.paces.compute.seconds(novel) or novel / rules.prefill_tokens_per_s
+def alone_s(novel: int, home: Backend, prefill: Backend, rules: Routing, ahead: int = 0) -> float:
+    """How long `home` would compute so many tokens, with those `ahead` of them in line, as far as that is known."""
+    for pace in (home.paces.compute, prefill.paces.compute):
+        if took_s := pace.seconds(novel, ahead):
+            return took_s
+    return (novel + ahead) / rules.prefill_tokens_per_s
 
 
 def _first(prefill: Sequence[Backend], tokens: int, held: Mapping[Backend, float]) -> Backend:

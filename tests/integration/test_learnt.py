@@ -75,16 +75,16 @@ async def test_a_link_that_was_mended_is_found_again_by_a_few_trials(monkeypatch
         for number in range(5):
             await asked(here, number)
         before = handed_over(prefill)[0]
-        assert before == 3
-        for number in range(links.TRIAL_REQUESTS - 2):
+        assert before == 1, "one that is so slow is enough"
+        for number in range(2 * links.NEW_REQUESTS):
             await asked(here, 100 + number, tokens=600)
-        assert handed_over(prefill)[0] == before
+        assert handed_over(prefill)[0] <= before + 1, "it may have been an accident: a short prompt looks again"
         assert await here.metric("pd_router_slow_pairs") == 1
         prefill.core.side_channel.link_gb_per_s = 12.0
-        for number in range(5):
+        for number in range(3 * links.TRIAL_REQUESTS):
             await asked(here, 200 + number, tokens=600)
         assert await here.metric("pd_router_slow_pairs") == 0
-        assert 3 <= await here.metric("pd_router_decisions_total", reason="trial") <= 5
+        assert 1 <= await here.metric("pd_router_decisions_total", reason="trial") <= 6
 
 
 @pytest.mark.timeout(60)

@@ -2,9 +2,10 @@ import pytest
 
 from router.fleet.links import (
     COMPARED_TOKENS,
+    FEW_TOKENS,
     LATE_S,
     MAX_LINKS,
-    PATIENCE,
+    NEW_REQUESTS,
     TRIAL_LOSS_S,
     TRIAL_REQUESTS,
     TRIAL_S,
@@ -119,6 +120,129 @@ def test_engines_that_are_gone_are_not_compared_with() -> None:
     assert (links.best_s, len(links)) == (None, 0)
 
 
+def at_least_s(links: Links, prefill: str, tokens: int, now: float = 9.0) -> float:
+    return links.at_least_s(prefill, tokens, now)
+
+
+def test_one_slow_hand_over_speaks_against_its_link_and_one_fast_one_clears_it() -> None:
+    links = Links()
+    assert at_least_s(links, "a", 4000) == 0
+    moved(links, "a", 1000, 0.3)
+    assert seconds(links, "a", 4000) is None
+    assert at_least_s(links, "a", 4000) == pytest.approx(LATE_S + 4 * (0.3 - LATE_S))
+    assert at_least_s(links, "a", 1000) == pytest.approx(0.3)
+    moved(links, "a", 2000, 0.03)
+    assert at_least_s(links, "a", 4000) == pytest.approx(0.03)
+    assert links.slow == frozenset()
+
+
+def test_one_slow_hand_over_after_a_fast_one_speaks_against_nothing() -> None:
+    links = Links()
+    moved(links, "a", 2000, 0.03)
+    moved(links, "a", 2000, 0.6)
+    assert at_least_s(links, "a", 4000) == pytest.approx(0.03)
+
+
+def test_a_few_tokens_that_took_long_speak_against_their_link_as_more_of_them_would() -> None:
+    links = Links()
+    moved(links, "a", 50, 0.3)
+    assert at_least_s(links, "a", 50) == at_least_s(links, "a", FEW_TOKENS) == pytest.approx(0.3)
+    assert at_least_s(links, "a", 2 * FEW_TOKENS) == pytest.approx(0.5)
+
+
+def test_what_is_moving_comes_before_what_the_first_hand_overs_prove() -> None:
+    links = Links()
+    moved(links, "a", 1000, 0.3)
+    links.begin("a", 1000, 9.0)
+    assert at_least_s(links, "a", 1000) == pytest.approx(0.5)
+
+
+def test_three_hand_overs_are_an_estimate_that_nothing_is_held_against() -> None:
+    links = learnt(a=SLOW_S)
+    assert at_least_s(links, "a", 4000) == 0
+
+
+def test_of_a_link_that_nobody_has_heard_of_the_best_of_the_others_tells() -> None:
+    links = Links()
+    moved(links, "a", 1000, 0.6)
+    moved(links, "b", 1000, 0.3)
+    assert at_least_s(links, "new", 1000) == pytest.approx(0.3)
+    links.begin("c", 1000, 0.0)
+    assert at_least_s(links, "c", 4096, now=0.05) == pytest.approx(LATE_S + 4.096 * (0.3 - LATE_S))
+
+
+def test_a_late_hand_over_tells_of_links_that_nobody_has_heard_of() -> None:
+    links = Links()
+    links.begin("a", 4000, 0.0)
+    assert at_least_s(links, "new", COMPARED_TOKENS, now=LATE_S - 0.01) == 0
+    assert at_least_s(links, "new", COMPARED_TOKENS, now=1.0) > 1
+
+
+def test_what_many_links_show_together_tells_of_each_until_it_is_known() -> None:
+    links = Links()
+    for prefill, tokens in (("a", 600), ("b", 4000), ("c", 9000)):
+        moved(links, prefill, tokens, 0.01 + SLOW_S * tokens)
+    usual_s = pytest.approx(0.01 + SLOW_S * 6000)
+    assert at_least_s(links, "new", 6000) == usual_s
+    assert at_least_s(links, "a", 6000) == usual_s
+    moved(links, "fast", 600, 0.03)
+    assert at_least_s(links, "fast", 6000) == pytest.approx(0.03)
+
+
+def test_what_links_show_together_is_forgotten_with_the_last_of_them() -> None:
+    links = learnt(a=SLOW_S)
+    links.forget("a")
+    assert at_least_s(links, "a", 4000) == 0
+
+
+def test_one_slow_hand_over_is_enough_to_be_slow_beside_a_link_that_is_known() -> None:
+    links = Links()
+    moved(links, "b", 1000, 0.3)
+    assert links.slow == frozenset(), "nobody knows how fast others are"
+    for tokens in (1000, 4000, 8000):
+        moved(links, "a", tokens, 0.01 + FAST_S * tokens)
+    assert links.slow == {"b"}
+    assert links.best_s == pytest.approx(0.01 + COMPARED_TOKENS * FAST_S)
+
+
+def test_what_is_suspected_only_is_never_the_best() -> None:
+    links = learnt(a=2 * FAST_S)
+    moved(links, "b", 64, 0.004)
+    assert links.slow == frozenset()
+    assert links.best_s == pytest.approx(0.01 + COMPARED_TOKENS * 2 * FAST_S)
+
+
+def test_links_of_which_little_is_known_are_tried_one_after_the_other() -> None:
+    links = learnt(a=SLOW_S)
+    engines = ("a", "b", "c")
+    assert links.new(engines) == "b"
+    links.ask(1.0, "b", trial=True)
+    passed_over(links, NEW_REQUESTS)
+    assert links.new(engines) is None, "it has not been heard of"
+    moved(links, "b", 1000, 0.3, at=1.0)
+    assert links.new(engines) in ("b", "c")
+    links.ask(2.0, "c", trial=True)
+    moved(links, "c", 1000, 0.3, at=2.0)
+    passed_over(links, NEW_REQUESTS - 1)
+    assert links.new(engines) is None
+    passed_over(links, 1)
+    assert links.new(engines) in ("b", "c")
+
+
+def test_each_request_looks_at_another_new_link() -> None:
+    links, seen = learnt(a=SLOW_S), set()
+    for _ in range(3):
+        seen.add(links.new(["a", "b", "c", "d"]))
+        links.ask(1.0)
+    assert seen == {"b", "c", "d"}
+
+
+def test_a_new_link_that_is_on_its_way_is_not_tried() -> None:
+    links = learnt(a=SLOW_S)
+    links.begin("b", 1000, 1.0)
+    assert links.new(["a", "b"]) is None
+
+
 def passed_over(links: Links, count: int = TRIAL_REQUESTS, now: float = 0.0) -> None:
     for _ in range(count):
         links.ask(now)
@@ -191,14 +315,16 @@ def test_an_engine_that_is_another_now_was_never_tried() -> None:
     assert due(links, 3 * TRIAL_S) == []
 
 
-def test_who_would_lose_much_tries_a_link_only_if_nobody_has_for_long() -> None:
+def test_the_longer_there_was_no_trial_the_more_a_request_may_lose_by_one() -> None:
     links = learnt(a=SLOW_S)
     link = links.get("a")
     assert link is not None
-    passed_over(links)
+    for times in (1, 2, 3):
+        passed_over(links)
+        assert links.may_lose(link, times * TRIAL_LOSS_S)
+        assert not links.may_lose(link, times * TRIAL_LOSS_S + 0.01)
+    tried(links, "a", 1000, 0.01 + 1000 * SLOW_S, TRIAL_S)
     assert (links.may_lose(link, TRIAL_LOSS_S), links.may_lose(link, TRIAL_LOSS_S + 0.01)) == (True, False)
-    passed_over(links, (PATIENCE - 1) * TRIAL_REQUESTS)
-    assert links.may_lose(link, 9.0)
 
 
 def test_links_of_engines_that_came_and_went_are_bounded() -> None:

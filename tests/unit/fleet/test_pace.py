@@ -110,6 +110,15 @@ def test_a_first_handshake_is_outvoted() -> None:
     assert slow_for_all.seconds(2000) == pytest.approx(0.85, rel=0.1)
 
 
+def test_the_first_samples_are_there_until_there_is_an_estimate() -> None:
+    pace = noted((2000, 0.9), line(2000))
+    assert list(pace.first) == [(2000, 0.9), line(2000)]
+    pace.note(*line(1000))
+    assert list(pace.first) == [line(2000), line(1000)], "the first one was outvoted"
+    pace.note(*line(4000))
+    assert list(pace.first) == []
+
+
 def test_smaller_changes_are_followed() -> None:
     pace = noted(*[line(tokens) for tokens in (600, 9000, 1200, 4000)])
     for tokens in (900, 3000, 700, 8000) * 6:

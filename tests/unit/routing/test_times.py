@@ -28,10 +28,26 @@ def test_nothing_is_known_before_a_hand_over() -> None:
     engines = Engines()
     paced(engines.decode, prefill_tokens_per_s=10_000)
     assert engines.times() is None
-    linked(engines.p2, engines.decode, s_per_token=1e-5)
-    assert engines.times() is None
     linked(engines.p1, engines.decode, s_per_token=1e-5)
     assert times(a_call(), engines.decode, [], {}, RULES, 0.0) is None
+
+
+def test_of_a_pair_that_has_never_met_the_others_of_its_decode_engine_tell() -> None:
+    engines = Engines()
+    linked(engines.p2, engines.decode, s_per_token=3e-4)
+    told = engines.times()
+    assert told is not None
+    assert (told.handover_s, told.remote_s, told.link_s) == (None, None, None)
+    assert told.late_s == pytest.approx(0.01 + 3e-4 * TOKENS)
+
+
+def test_one_hand_over_that_was_slow_tells() -> None:
+    engines = Engines()
+    engines.decode.links.begin(engines.p1.id, TOKENS, 0.0).arrived(1.5)
+    told = engines.times()
+    assert told is not None
+    assert (told.handover_s, told.remote_s) == (None, None)
+    assert told.late_s == pytest.approx(1.5)
 
 
 def test_each_way_is_made_of_what_was_learnt() -> None:
@@ -64,6 +80,17 @@ def test_waiting_in_line_counts() -> None:
     assert told.handover_s == pytest.approx(0.06)
     assert told.late_s == 0
     moving.gone()
+
+
+def test_a_short_prompt_waits_for_the_line_before_it_and_for_its_own_fixed_part_once() -> None:
+    engines = Engines()
+    for tokens in (256, 4096, 16_384):
+        engines.decode.paces.compute.note(tokens, 0.05 + tokens / 20_000)
+    linked(engines.p1, engines.decode, s_per_token=1e-5)
+    engines.decode.load.local_tokens = 10 * TOKENS
+    told = engines.times()
+    assert told is not None
+    assert told.stay_s == pytest.approx(0.05 + 11 * TOKENS / 20_000)
 
 
 def test_only_what_an_engine_does_not_hold_has_to_be_computed_or_moved() -> None:

@@ -6,7 +6,7 @@ import pytest
 from router.errors import Outcome
 from router.fleet.backend import Backend
 from router.fleet.fleet import Fleet
-from router.fleet.links import PATIENCE, TRIAL_REQUESTS, TRIAL_S
+from router.fleet.links import NEW_REQUESTS, TRIAL_LOSS_S, TRIAL_REQUESTS, TRIAL_S
 from router.routing.choose import Chooser
 from router.routing.disaggregation import Reason
 from router.routing.route import Route
@@ -77,7 +77,8 @@ def test_prompts_that_would_lose_much_by_a_trial_go_over_the_fast_link_beside_th
     routes = Traffic(fast, slow, a_decode(3), slow=(slow,)).many(1000, tokens=8000)
     assert set(reasons(routes)) == {Reason.FASTER_REMOTE, Reason.TRIAL}
     assert {route.prefill for route in routes if route.reason == Reason.FASTER_REMOTE} == {fast}
-    assert 3 <= reasons(routes)[Reason.TRIAL] <= 1000 / (PATIENCE * TRIAL_REQUESTS)
+    loss_s = 0.01 + 8000 * SLOW_S - 8000 / SPEED
+    assert 8 <= reasons(routes)[Reason.TRIAL] <= 1000 / (TRIAL_REQUESTS * loss_s / TRIAL_LOSS_S)
 
 
 def test_a_slow_link_that_was_mended_beside_a_fast_one_is_used_again() -> None:
@@ -150,7 +151,60 @@ def test_a_trial_is_for_requests_that_lose_little() -> None:
     assert not tries(2000)
     decode.links.asked = TRIAL_REQUESTS
     assert (tries(2000), tries(4000)) == (True, False)
-    decode.links.asked *= PATIENCE
+    decode.links.asked *= 2
     assert tries(4000)
     assert to_try([], decode, 4000, Routing(), TRIAL_S, remote=False) is None
     assert to_try([prefill], decode, 4000, Routing(), TRIAL_S, remote=True) is None, "it is the best that there is"
+
+
+class Strangers:
+    """A decode engine that knows one prefill engine, whose link is slow, and two that never handed over."""
+
+    def __init__(self) -> None:
+        self.known, self.one, self.other = a_prefill(1), a_prefill(2), a_prefill(3)
+        self.decode = a_decode(4)
+        linked(self.known, self.decode, s_per_token=SLOW_S)
+
+    def tried(self, tokens: int, *, remote: bool = False) -> Backend | None:
+        return to_try([self.known, self.one, self.other], self.decode, tokens, Routing(), 0.0, remote=remote)
+
+
+def test_an_engine_that_never_handed_over_is_tried_at_once_by_a_short_prompt() -> None:
+    engines = Strangers()
+    assert engines.tried(8000) is None
+    assert engines.tried(1000, remote=True) is None
+    assert engines.tried(1000) in (engines.one, engines.other)
+
+
+def test_a_prompt_that_is_handed_over_anyway_makes_no_acquaintances() -> None:
+    engines = Strangers()
+    linked(engines.one, engines.decode, s_per_token=FAST_S)
+    assert engines.decode.links.slow == {engines.known.id}
+    assert engines.tried(1000, remote=True) is None
+    assert engines.tried(1000) is engines.other
+
+
+def test_the_next_engine_of_which_little_is_known_waits_its_turn() -> None:
+    engines = Strangers()
+    links = engines.decode.links
+    links.ask(0.0, engines.one.id, trial=True)
+    for _ in range(NEW_REQUESTS):
+        links.ask(0.0)
+    assert engines.tried(1000) is None
+    links.begin(engines.one.id, 600, 0.0).arrived(9.0)
+    tried = []
+    for _ in range(2):
+        tried.append(engines.tried(1000))
+        links.ask(0.0)
+    assert set(tried) == {engines.other, None}, "what took 9 s is too dear to be tried again soon"
+
+
+def test_a_link_whose_first_hand_over_was_held_up_is_used_again_after_a_trial() -> None:
+    prefill, decode = a_prefill(1), a_decode(2)
+    traffic = Traffic(prefill, decode)
+    decode.links.forget(prefill.id)
+    decode.links.begin(prefill.id, 2000, 0.0).arrived(0.5)
+    routes = traffic.many(20, tokens=2000)
+    assert reasons(routes[:1]) == {Reason.SLOW_HANDOVER: 1}
+    assert reasons(traffic.many(20, tokens=1000))[Reason.TRIAL] >= 1
+    assert reasons(traffic.many(20, tokens=2000)) == {Reason.FASTER_REMOTE: 20}
