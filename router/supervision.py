@@ -6,10 +6,12 @@ is met at every turn: it is told in full once, then ever more rarely and counted
 
 import asyncio
 import logging
+import os
 import traceback
 from collections.abc import Coroutine, Hashable, Iterator
 from contextlib import contextmanager
 from enum import Enum
+from pathlib import Path
 from typing import Any
 
 log = logging.getLogger(__name__)
@@ -22,6 +24,9 @@ LONGEST_PAUSE_S = 3600.0
 
 QUIET_S = 60.0
 """So long without a failure, a fault is gone; what fails at every second turn is one fault, not many."""
+
+
+PACKAGE = f"{Path(__file__).parent}{os.sep}"
 
 
 class Telling(Enum):
@@ -63,19 +68,22 @@ class Trouble:
 class LastResort:
     """Of one piece of work that goes on for ever: whatever a turn of it fails by, the next one can come.
 
-    `expected` are failures that are no mistake in the gateway: they are told without a traceback.
+    `expected` are failures that are no mistake in the gateway: they are told without a traceback. `lasting`: a turn of
+    it never ends but by failing, so that one that lasts is well.
     """
 
-    def __init__(self, work: str, expected: type[Exception] | tuple[type[Exception], ...] = ()) -> None:
+    def __init__(
+        self, work: str, expected: type[Exception] | tuple[type[Exception], ...] = (), *, lasting: bool = False
+    ) -> None:
         self._work = work
         self._expected = expected
+        self._lasting = lasting
         self._trouble: Trouble | None = None
 
     @contextmanager
     def turn(self) -> Iterator[None]:
         """One turn; a failure in it ends the turn and is logged, or counted, and goes no further."""
-        # Some turns end by failing only: after trouble one is well when it has lasted for a while.
-        lasting = self._trouble and asyncio.get_running_loop().call_later(QUIET_S, self._gone)
+        well = self._lasting and self._trouble and asyncio.get_running_loop().call_later(QUIET_S, self._gone)
         try:
             yield
         except Exception as error:  # noqa: BLE001 - it is logged
@@ -84,8 +92,8 @@ class LastResort:
             if self._trouble and self._trouble.gone(_now()):
                 self._gone()
         finally:
-            if lasting:
-                lasting.cancel()
+            if well:
+                well.cancel()
 
     def _failed(self, error: Exception) -> None:
         now = _now()
@@ -114,13 +122,26 @@ def _now() -> float:
 
 
 def _kind(error: Exception) -> Hashable:
-    """Failures of one sort, raised at one place, are one fault: what they say may differ from turn to turn."""
-    *_, (frame, line) = traceback.walk_tb(error.__traceback__)
-    return type(error), frame.f_code.co_filename, line
+    """Failures of one sort, raised at one place, are one fault: what they say may differ from turn to turn.
+
+    The place is where it was raised, and where in the gateway that was called: libraries fail at few places.
+    """
+    error = _first(error)
+    places = [(frame.f_code.co_filename, line) for frame, line in traceback.walk_tb(error.__traceback__)]
+    own = [place for place in places if place[0].startswith(PACKAGE) and place[0] != __file__]
+    return type(error), *own[-1:], *places[-1:]
+
+
+def _first(error: Exception) -> Exception:
+    """Of several that failed together."""
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 def _why(error: Exception) -> str:
     """One line."""
+    error = _first(error)
     return " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
 
 

@@ -219,7 +219,7 @@ def _flow(slots: Sequence[Slot]) -> dict[str, Any]:
     pairs = sum((slot.pairs for slot in slots), Counter[tuple[str, str]]())
     p50, p90 = percentiles([handoff_s for slot in slots for handoff_s in slot.handoff_s], 0.5, 0.9)
     return {
-        "handoffs": pairs.total(),
+        "handoffs": sum(slot.handoffs for slot in slots),
         "handoff_p50_s": p50,
         "handoff_p90_s": p90,
         "pairs": [[*pair, count] for pair, count in pairs.most_common(MAX_PAIRS)],

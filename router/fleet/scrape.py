@@ -77,7 +77,9 @@ class Scraper:
             load.note_others(theirs - ours, in_use_tokens - load.tokens)
 
     async def _read(self, backend: Backend) -> None:
-        last_resort = self._last_resorts.setdefault(backend, LastResort(f"scrape of {backend.id}"))
+        last_resort = self._last_resorts.get(backend)
+        if last_resort is None:
+            last_resort = self._last_resorts[backend] = LastResort(f"scrape of {backend.id}")
         try:
             with last_resort.turn():
                 await self.scrape(backend)

@@ -47,6 +47,7 @@ def _dns_name(name: str) -> str:
 
 
 def is_address(text: str) -> bool:
+    """Whether it is an IP address, of either version."""
     try:
         ip_address(text)
     except ValueError:

@@ -32,8 +32,8 @@ def unknown_variables(settings: Settings, backends: Backends, environ: Mapping[s
     """Misspelt `PD_ROUTER_*` variables; those that the settings name for a secret are not."""
     named = _secrets_of(settings, backends)
     for name, value in environ.items():
-        bare = name.removeprefix(ENV_PREFIX)
-        if name == bare or bare in OTHER_VARIABLES or name in named or _is_of_a_service(bare, value):
+        bare = name.upper().removeprefix(ENV_PREFIX)  # settings are read from variables in either case
+        if name.upper() == bare or bare in OTHER_VARIABLES or name in named or _is_of_a_service(bare, value):
             continue
         section = bare.split("__")[0].lower()
         if section not in Settings.model_fields:

@@ -47,6 +47,7 @@ def _fields_at(loc: tuple[str | int, ...]) -> Mapping[str, Any]:
 
 
 def nearest(name: str, known: Mapping[str, Any], prefix: str = "", style: Callable[[str], str] = str) -> str:
+    """What follows on a name that is not known: the one that was meant, it seems, or all that there are."""
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     if close:
         return f"; did you mean {prefix}{style(close[0])}?"

@@ -28,7 +28,7 @@ def clients_key(listen: Listen, environ: Mapping[str, str] | None = None) -> Sec
     else:
         try:
             key = Path(listen.api_key_file).read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
+        except (OSError, ValueError) as error:  # ValueError: a name that there cannot be, or bytes that are no text
             why = error.strerror if isinstance(error, OSError) else "it is not text"
             raise SettingsError([f"listen.api_key_file: the file cannot be read: {why}"]) from None
     return SecretStr(key) if key else None

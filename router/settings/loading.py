@@ -87,10 +87,11 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise SettingsError([f"{path}: cannot be read: {error.strerror}"]) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: no text, or a date that there is not
         mark = getattr(error, "problem_mark", None)
         line = f" line {mark.line + 1}" if mark else ""
-        raise SettingsError([f"{path}{line}: not valid YAML: {getattr(error, 'problem', error)}"]) from None
+        why = " ".join(str(getattr(error, "problem", error)).split())
+        raise SettingsError([f"{path}{line}: not valid YAML: {why}"]) from None
     if values is None:
         return {}
     if not isinstance(values, dict):

@@ -33,6 +33,10 @@ class Counts(Collector):
             self._counts[labels] = by
             self._created[labels] = time.time()
 
+    def describe(self) -> Iterator[Metric]:
+        """Its name, so that the registry refuses a second one."""
+        yield CounterMetricFamily(self._name, self._text, labels=self.labels)
+
     def collect(self) -> Iterator[Metric]:
         """The family as of now."""
         family = CounterMetricFamily(self._name, self._text, labels=self.labels)

@@ -56,6 +56,10 @@ class BulkHistogram(Collector):
             counts[bisect_left(bounds, value)] += 1
         series.sum += sum(values)
 
+    def describe(self) -> Iterator[Metric]:
+        """Its name, so that the registry refuses a second one."""
+        yield HistogramMetricFamily(self._name, self._text, labels=self.labels)
+
     def collect(self) -> Iterator[Metric]:
         """The family, with cumulative buckets."""
         family = HistogramMetricFamily(self._name, self._text, labels=self.labels)

@@ -28,6 +28,9 @@ WORTH_A_WARNING = (Outcome.UPSTREAM_ERROR, Outcome.TIMEOUT, Outcome.INTERNAL_ERR
 BATCH_S = 0.1
 """How long a line may wait for others to be written with: a write for each request costs 5 % of a short one's CPU."""
 
+MOST_WAITING = 64
+"""Lines that are made and written together; making more would hold the loop for longer than 0.3 ms."""
+
 Format = Callable[[float, int, str, str, Mapping[str, Any]], str]
 """A line of: when (Unix time), level, logger, message, facts."""
 
@@ -75,9 +78,13 @@ class Lines:
 
     Lines wait only while an event loop runs, for `BATCH_S` at most. Some are made only when they are written: one after
     the other they find the code for that in the processor's caches, which the kernel takes over between two tokens.
+
+    Whoever has something to say is not to fail by it: what cannot be written, as the disk is full or nobody reads the
+    pipe any more, is counted, and told of when lines can be written again.
     """
 
     def __init__(self, stream: TextIO, settings: Log) -> None:
+        self._lost = 0
         self._stream = stream
         self._level = logging.getLevelNamesMapping()[settings.level.upper()]
         self._waiting: list[str | Callable[[], str]] = []
@@ -88,19 +95,38 @@ class Lines:
         return level >= self._level
 
     def add(self, level: int, line: str | Callable[[], str]) -> None:
-        """One more; what makes it is called when it is written, and must not raise."""
+        """One more; what makes it is called when it is written."""
         self._waiting.append(line)
-        if level >= logging.WARNING:
+        if level >= logging.WARNING or len(self._waiting) >= MOST_WAITING:
             self.flush()
         elif len(self._waiting) == 1:
             self._flush_soon()
 
     def flush(self) -> None:
         """Write what waits."""
-        lines, self._waiting = self._waiting, []
-        if lines:
-            self._stream.write("\n".join([*(line if isinstance(line, str) else line() for line in lines), ""]))
+        waiting, self._waiting = self._waiting, []
+        if not waiting:
+            return
+        lines = [*map(self._made, waiting), ""]
+        if self._lost:
+            lost = {"lines": self._lost}
+            lines.insert(0, self.format(time.time(), logging.WARNING, __name__, "lines of the log were lost", lost))
+        try:
+            self._stream.write("\n".join(lines))
             self._stream.flush()
+        except (OSError, ValueError):  # ValueError: it is closed, or cannot encode what a line has
+            self._lost += len(waiting)
+        else:
+            self._lost = 0
+
+    def _made(self, line: str | Callable[[], str]) -> str:
+        """A mistake in making one costs no other."""
+        if isinstance(line, str):
+            return line
+        try:
+            return line()
+        except Exception as error:  # noqa: BLE001 - it is in the log
+            return self.format(time.time(), logging.ERROR, __name__, "a line could not be made", {"why": ascii(error)})
 
     def _flush_soon(self) -> None:
         try:

@@ -4,6 +4,7 @@ Histograms have no engine label: series are engines times buckets otherwise. Tim
 stream and added at its end, see `histogram.py`.
 """
 
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry
@@ -61,7 +62,7 @@ COMPUTED_BY = {
 
 TOGETHER = 32
 """Requests that have ended and are counted together: one after the other they find the code for it in the processor's
-caches, which the kernel takes over between two tokens. More would hold the loop for longer than a tenth of a ms."""
+caches, which the kernel takes over between two tokens. It takes a tenth of a ms."""
 
 
 class RequestMetrics(Collector):
@@ -71,7 +72,7 @@ class RequestMetrics(Collector):
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self._ended: list[Journey] = []
+        self._ended: deque[Journey] = deque()
         registry.register(self)  # before its counters and histograms, so that it is asked before they are
 
         def counter(name: str, text: str, labels: Sequence[str]) -> Counts:
@@ -176,14 +177,15 @@ class RequestMetrics(Collector):
         self._fallbacks.inc((Role.PREFILL, journey.fallback_reason or ""))
 
     def _settled(self, journey: Journey) -> None:
+        if journey.event_gaps_s:  # may be hundreds, so that they do not wait
+            self._paced(journey)
         self._ended.append(journey)
         if len(self._ended) >= TOGETHER or journey.error is not None:  # an error holds on to what it failed in
             self._count_ended()
 
     def _count_ended(self) -> None:
-        ended, self._ended = self._ended, []
-        for journey in ended:
-            self._count(journey)
+        while self._ended:
+            self._count(self._ended.popleft())
 
     def _count(self, journey: Journey) -> None:
         model, route = labels = journey.model, journey.route
@@ -202,8 +204,6 @@ class RequestMetrics(Collector):
                 self._arm_ttft_s.observe((journey.arm,), journey.ttft_s)
         if journey.handoff_s is not None:
             self._handoff_s.observe((model,), journey.handoff_s)
-        if journey.event_gaps_s:
-            self._paced(journey)
 
     def _paced(self, journey: Journey) -> None:
         self._inter_token_s.observe_all((journey.model, journey.route), journey.event_gaps_s)

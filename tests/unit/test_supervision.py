@@ -1,9 +1,11 @@
 import asyncio
 import logging
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
+from router import supervision
 from router.supervision import LONGEST_PAUSE_S, LastResort, Tasks, Telling, Trouble
 from tests.support.virtual_time import virtual_time
 
@@ -219,8 +221,52 @@ async def test_what_is_raised_elsewhere_is_another_fault(
 
 
 @virtual_time
+async def test_what_a_library_raises_for_two_callers_of_ours_are_two_faults(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = Log(caplog, monkeypatch)
+    places = iter(("a.py", "b.py", "a.py", "b.py"))
+
+    async def turn() -> None:
+        name = f"{Path(supervision.__file__).parent}/{next(places)}"
+        exec(compile("import json\njson.loads('no JSON')", name, "exec"))
+
+    resort = LastResort("look")
+    for _ in range(4):
+        with resort.turn():
+            await turn()
+        await asyncio.sleep(1)
+    assert [at_s for at_s, *_ in log.lines] == [0, 1]
+
+
+@virtual_time
+async def test_of_several_that_fail_together_the_first_is_told(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = Log(caplog, monkeypatch)
+
+    def work(number: int) -> None:
+        raise ExceptionGroup("together", [ValueError("this"), KeyError("that")] if number else [KeyError("it")])
+
+    await turns(work, 4, LastResort("look"))
+    assert [(at_s, facts["why"]) for at_s, _, facts, _ in log.lines] == [(0, "KeyError: 'it'"), (1, "ValueError: this")]
+
+
+@virtual_time
+async def test_a_turn_that_hangs_before_it_fails_is_not_well(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log, resort = Log(caplog, monkeypatch), LastResort("look")
+    for _ in range(3):
+        with resort.turn():
+            await asyncio.sleep(61)
+            raise TimeoutError
+    assert [message for _, message, *_ in log.lines] == ["background work failed", "background work still fails"]
+
+
+@virtual_time
 async def test_a_turn_that_lasts_is_well(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    log, resort = Log(caplog, monkeypatch), LastResort("follow")
+    log, resort = Log(caplog, monkeypatch), LastResort("follow", lasting=True)
     for lasts_s in (10, 70, 10):
         with resort.turn():
             await asyncio.sleep(lasts_s)

@@ -134,7 +134,7 @@ class NamedEngines:
         """Look until cancelled; soon again after a failure, then ever more rarely."""
         backoff = wait_exponential(multiplier=BACKOFF_S, max=self._refresh_s) + wait_random(0, BACKOFF_S)
         until_answered = AsyncRetrying(retry=retry_if_result(operator.not_), wait=backoff)
-        last_resort = LastResort("names of engines")
+        last_resort = LastResort(f"names of {self.role} engines")
         while True:
             await asyncio.sleep(self._pause_s)
             with last_resort.turn():

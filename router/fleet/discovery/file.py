@@ -52,12 +52,12 @@ class BackendsFile:
             if seen == self._seen:
                 return
             engines = ENGINES.validate_python(yaml.safe_load(self._path.read_text(encoding="utf-8")))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError, ValidationError) as error:
+        except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:  # of YAML: a date that there is not
             self._tell(_why(error))
             return
-        self._seen = seen
         for fault in self._found(engines):
             log.warning("an engine was left out", extra={"facts": {"file": str(self._path), "why": fault}})
+        self._seen = seen
         log.info("engines were read", extra={"facts": {"file": str(self._path), "engines": len(engines)}})
 
     def _tell(self, why: str) -> None:

@@ -87,7 +87,8 @@ class Subscriber:
 
     async def run(self) -> None:
         """Follow until cancelled. Whatever ends that, what is held is learnt anew after a pause."""
-        last_resort = LastResort(f"KV events of {self._engine.id} at {self._rules.endpoint}", expected=zmq.ZMQError)
+        work = f"KV events of {self._engine.id} at {self._rules.endpoint}"
+        last_resort = LastResort(work, expected=zmq.ZMQError, lasting=True)
         while True:
             with last_resort.turn():
                 await self._follow()

@@ -159,6 +159,15 @@ def test_engines_that_are_left_alone_and_sources_that_fail_are_told(site: Site) 
     assert state["sources"] == {"file": "not there"}
 
 
+def test_hand_overs_are_counted_whatever_the_number_of_pairs(site: Site) -> None:
+    for number in range(1100):
+        journey = Journey("r", "chat", site.now, site.clock, Observers(site.recent), stream=True)
+        journey.chosen(RouteKind.DISAGGREGATED, "novel_prompt", f"d:{number}", "p:1")
+        journey.prefilled()
+        journey.committed()
+    assert site.console.state()["flow"]["handoffs"] == 1100
+
+
 def test_a_large_busy_fleet_is_told_within_bounds(site: Site) -> None:
     ports: Iterator[int] = itertools.count(1000)
     engines = [a_backend(role, next(ports), models=("m" * 60,) * 1) for role in Role for _ in range(200)]

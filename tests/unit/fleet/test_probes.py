@@ -292,14 +292,14 @@ async def test_a_newcomer_whose_probes_fail_by_a_mistake_is_told_of_once(
 ) -> None:
     probes = 0
 
-    async def probe(_: Backend) -> None:
+    async def get(*_: object, **__: object) -> None:
         nonlocal probes
         probes += 1
         raise IndexError
 
     newcomer = fresh()
     async with prober() as probing, asyncio.TaskGroup() as group:
-        monkeypatch.setattr(probing, "probe", probe)
+        monkeypatch.setattr(probing._client, "get", get)
         running = group.create_task(probing.run())
         await asyncio.sleep(1)
         probing._fleet.backends = (newcomer,)

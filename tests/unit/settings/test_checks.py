@@ -13,6 +13,10 @@ def test_unknown_variables_are_faults() -> None:
     ]
     assert faults(environ={"PD_ROUTER_ROUTING__MOD": "auto"}) == ["routing.mod: unknown setting; did you mean mode?"]
 
+    assert faults(environ={"pd_router_lisen__port": "9000"}) == [
+        "pd_router_lisen__port: unknown setting; did you mean PD_ROUTER_LISTEN?"
+    ]
+
     assert faults(environ={"PD_ROUTER_LISTEN_PORT": "9000"}) == [
         "PD_ROUTER_LISTEN_PORT: unknown setting; did you mean PD_ROUTER_LISTEN?"
     ]

@@ -34,6 +34,12 @@ def test_the_key_for_clients_comes_from_a_variable_or_a_file(tmp_path: Path) -> 
     assert clients_key(Settings().listen, {}) is None
 
 
+def test_a_file_name_that_there_cannot_be_is_a_fault() -> None:
+    assert faults(flags={"listen": {"api_key_file": "a\0b"}}) == [
+        "listen.api_key_file: the file cannot be read: it is not text"
+    ]
+
+
 def test_keys_come_from_the_variable_that_is_named() -> None:
     backend = {**DECODE, "key_env": "ENGINE_KEY"}
     assert faults(flags={"backends": [backend]}) == [

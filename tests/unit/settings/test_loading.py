@@ -53,6 +53,11 @@ def test_an_empty_file_says_nothing(tmp_path: Path) -> None:
 def test_faults_of_the_file_name_it_and_the_line(tmp_path: Path) -> None:
     file = write(tmp_path, "listen:\n  port: [1\n")
     assert faults(config=file)[0].startswith(f"{file} line 3: not valid YAML")
+    for odd in ("a: 2024-99-99", "[" * 5000, "a: \0"):
+        (fault,) = faults(config=write(tmp_path, odd))
+        assert fault.startswith(f"{file}")
+        assert "not valid YAML" in fault
+        assert "\n" not in fault
     assert faults(config=tmp_path / "none.yaml") == [f"{tmp_path}/none.yaml: cannot be read: No such file or directory"]
 
 

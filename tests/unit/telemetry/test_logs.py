@@ -1,4 +1,5 @@
 import asyncio
+import errno
 import io
 import logging
 import time
@@ -258,3 +259,47 @@ def test_the_arm_of_a_comparison_is_told() -> None:
     journey.arm = "local"
     journey.settled(Outcome.OK, 200)
     assert stream.parsed[0]["arm"] == "local"
+
+
+class Full(Written):
+    """A disk with no room left, for a while."""
+
+    full = True
+
+    def write(self, text: str) -> int:
+        if self.full:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return super().write(text)
+
+
+def test_a_log_that_cannot_be_written_fails_nobody_and_tells_of_it_once_it_can() -> None:
+    stream = Full()
+    to = lines(stream)
+    settled(to)
+    settled(to, Outcome.UPSTREAM_ERROR, 502)
+    stream.full = False
+    settled(to)
+    settled(to)
+    messages = [(told["message"], told.get("lines")) for told in stream.parsed]
+    assert messages == [("lines of the log were lost", 2), ("request", None), ("request", None)]
+
+
+def test_a_log_that_is_closed_fails_nobody() -> None:
+    to = lines(stream := Written())
+    stream.close()
+    settled(to)
+
+
+def test_a_line_that_cannot_be_made_costs_no_other() -> None:
+    stream = Written()
+    to = lines(stream)
+
+    def faulty() -> str:
+        raise TypeError("\ud800")
+
+    to.add(logging.INFO, "before")
+    to.add(logging.INFO, faulty)
+    to.add(logging.WARNING, "after")
+    before, made, after = "".join(stream.pieces).splitlines()
+    assert (before, after) == ("before", "after")
+    assert orjson.loads(made)["why"] == "TypeError('\\ud800')"

@@ -80,7 +80,7 @@ def test_requests_that_ended_are_counted_when_somebody_looks_or_there_are_some()
         hand_over(told, told.journey())
         assert len(told.metrics._ended) == ended % TOGETHER
     assert told.value("request_seconds_count", model=MODEL, route="disaggregated") == 2 * TOGETHER + 1
-    assert told.metrics._ended == []
+    assert not told.metrics._ended
 
 
 def test_no_request_that_waits_to_be_counted_keeps_an_error_and_what_failed_with_it() -> None:

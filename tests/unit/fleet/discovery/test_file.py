@@ -19,11 +19,14 @@ class Reader:
     def __init__(self, path: Path) -> None:
         self.path = path / "backends.yaml"
         self.found: list[list[str]] = []
+        self.mistaken = False
         self.faults: list[str] = []
         self.file = BackendsFile(FileDiscovery(path=str(self.path), refresh_s=0.01), self.note, self.faults.append)
 
     def note(self, engines: Iterable[BackendSettings]) -> list[str]:
         self.found.append([engine.url for engine in engines])
+        if self.mistaken:
+            raise IndexError
         return []
 
     def look(self, text: str | None = None) -> int:
@@ -54,6 +57,8 @@ def test_an_empty_list_is_a_list(reader: Reader) -> None:
         (None, "No such file"),
         ("", "should be a valid tuple"),
         ("a: [", "expected"),
+        ("a: 2024-99-99", "month must be in 1..12"),
+        ("[" * 5000, "recursion"),
         ("- {url: 'http://x:1'}", "0.role: Field required"),
         ("- {url: 'http://x:1', role: both}", "0.role"),
         ("- {url: 'http://x:1', role: decode, sped: 1}", "0.sped"),
@@ -68,6 +73,15 @@ def test_what_is_no_list_changes_nothing_and_is_told_once(
     assert why in record.__dict__["facts"]["why"]
     assert reader.faults == [record.__dict__["facts"]["why"]]
     assert reader.look(ONE) == 1
+
+
+def test_a_list_that_could_not_be_applied_is_tried_again(reader: Reader) -> None:
+    reader.mistaken = True
+    for _ in range(2):
+        with pytest.raises(IndexError):
+            reader.look(ONE)
+    reader.mistaken = False
+    assert [reader.look(), reader.look()] == [3, 3]
 
 
 async def test_it_is_looked_at_again_and_again(reader: Reader) -> None:
