@@ -32,7 +32,7 @@ class Written(io.StringIO):
         return [orjson.loads(line) for line in "".join(self.pieces).splitlines()]
 
 
-def lines(stream: Written, level: str = "info", form: str = "json") -> Lines:
+def lines(stream: io.StringIO, level: str = "info", form: str = "json") -> Lines:
     return Lines(stream, Log.model_validate({"level": level, "format": form}))
 
 
@@ -285,7 +285,7 @@ def test_a_log_that_cannot_be_written_fails_nobody_and_tells_of_it_once_it_can()
 
 
 def test_a_log_that_is_closed_fails_nobody() -> None:
-    to = lines(stream := Written())
+    to = lines(stream := io.StringIO())
     stream.close()
     settled(to)
 
