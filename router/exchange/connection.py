@@ -131,7 +131,7 @@ class EngineConnection(asyncio.Protocol):
         self.state = State.IDLE
 
     def data_received(self, data: bytes) -> None:
-        if self.state is not State.BUSY:
+        if self._sink is None:
             self._close()
             return
         self.last_read_at = self._now()
