@@ -61,6 +61,14 @@ class EventStream:
                     journey.paced()
                 return data
         self._alike = None
+        if self._rest or self.done:
+            return self._take_several(data)
+        if data == LAST:
+            self.done = True
+            return b""
+        if self._is_ordinary(data):
+            self._alike = self._beginning(data)
+            return self._note(data, 1)
         return self._take_several(data)
 
     def end(self) -> None:
@@ -80,13 +88,17 @@ class EventStream:
         if DONE in events or not _are_ordinary(events, count):
             return self._take_apart(data)
         self.done = len(events) < len(data)
-        self._alike = None if self.done else self._beginning(events)
         return self._note(events, count)
 
-    def _beginning(self, events: bytes) -> bytes | None:
+    def _is_ordinary(self, data: bytes) -> bool:
+        """Whether it is one event of one line, and neither an error nor one with the usage."""
+        one_line = data.find(b"\n") == len(data) - 2 and data[-3:] == ORDINARY_END and data.startswith(ORDINARY)
+        return one_line and not data.startswith(self._error_starts) and data.find(rewrite.USAGE) < 0
+
+    def _beginning(self, event: bytes) -> bytes | None:
         """How ordinary events begin until they differ; None where that does not tell them from errors."""
-        until = events.find(CHOICES, 0, events.find(b"\n"))
-        return events[:until] if until >= max(map(len, self._error_starts)) else None
+        until = event.find(CHOICES)
+        return event[:until] if until >= max(map(len, self._error_starts)) else None
 
     def _take_apart(self, data: bytes) -> bytes:
         data = (self._rest + data).replace(b"\r\n", b"\n")
