@@ -28,25 +28,28 @@ def never() -> float:
 class Answer:
     """The answer to one exchange on `connection`."""
 
+    status: int | None = None
+    complete = False
+    was_paused = False
+    """Whether the engine ever had to wait for the reader."""
+
+    _held_bytes = 0
+    _high_water_bytes = HIGH_WATER_BYTES
+    _waiter: asyncio.Future[None] | None = None
+    _fault: EngineFault | None = None
+    _paused = False
+    _full = False
+    _awaited = END
+    _idle_s = math.inf
+    _due = math.inf
+    _owed_since = 0.0
+
     def __init__(self, connection: EngineConnection) -> None:
         self._connection = connection
         self._loop = connection.loop
         self._chunks: deque[bytes] = deque()
-        self._held_bytes = 0
-        self._high_water_bytes = HIGH_WATER_BYTES
-        self._waiter: asyncio.Future[None] | None = None
-        self._fault: EngineFault | None = None
-        self._paused = self._full = False
-        self._awaited = END
         self._worked_at = never
-        self._idle_s = math.inf
-        self._due = math.inf
-        self._owed_since = 0.0
-        self.status: int | None = None
         self.headers: dict[bytes, bytes] = {}
-        self.complete = False
-        self.was_paused = False
-        """Whether the engine ever had to wait for the reader."""
 
     # The reader's side
 
