@@ -31,7 +31,7 @@ class Grant:
 
     def settle_prefill(self, outcome: Outcome) -> None:
         """The prefill leg is over."""
-        if self._prefill is not None:
+        if self._prefill is not None and self._prefill[1].outcome is None:
             _give_back(self._prefill, outcome)
 
     def answer_began(self) -> None:

@@ -79,7 +79,7 @@ class Permits:
 
     def take(self, backend: Backend, prompt_tokens: int) -> Permit:
         """A permit for an engine that has room."""
-        assert self.has_room(backend, prompt_tokens), f"no permit left for {backend!r}"
+        assert self.with_room((backend,), prompt_tokens), f"no permit left for {backend!r}"
         weight = self._weight(backend.role, prompt_tokens)
         taken = self._taken[backend.role]
         taken[backend] = taken.get(backend, 0) + weight

@@ -5,7 +5,6 @@ the other's code from the processor's caches; first all reads, then all writes t
 """
 
 import asyncio
-from collections.abc import Callable
 
 FULL_BYTES = 64 << 10
 """How much may wait; hundreds of tokens. In one round uvloop reads up to 32 times 256 KiB from an engine that floods,
@@ -19,16 +18,19 @@ class Outbox:
 
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._waiting: list[tuple[Callable[[bytes], None], bytes]] = []
+        self._waiting: list[tuple[asyncio.WriteTransport, bytes]] = []
         self._waiting_bytes = 0
         self._flush = self.flush
 
-    def put(self, loop: asyncio.AbstractEventLoop, write: Callable[[bytes], None], data: bytes) -> None:
-        """Have `write(data)` called before the loop waits again. What it raises is the loop's to report."""
+    def put(self, loop: asyncio.AbstractEventLoop, to: asyncio.WriteTransport, data: bytes) -> None:
+        """Have `data` written before the loop waits again, unless `to` is closing by then.
+
+        What writing raises is the loop's to report.
+        """
         if not self._waiting:
             self._loop = loop
             loop.call_soon(self._flush)
-        self._waiting.append((write, data))
+        self._waiting.append((to, data))
         self._waiting_bytes += len(data)
         if self._waiting_bytes > FULL_BYTES:
             self.flush()
@@ -38,8 +40,9 @@ class Outbox:
         waiting, self._waiting = iter(self._waiting), []
         self._waiting_bytes = 0
         try:
-            for write, data in waiting:
-                write(data)
+            for to, data in waiting:
+                if not to.is_closing():
+                    to.write(data)
         finally:
             if (left := [*waiting]) and self._loop is not None:
                 self._waiting[:0] = left

@@ -25,14 +25,13 @@ class DirectWriter:
     Responses go out through it or through `send`, not through both.
     """
 
-    __slots__ = ("_cycle", "_is_closing", "_protocol", "_put", "_write", "chunks", "loop")
+    __slots__ = ("_cycle", "_protocol", "_put", "_transport", "chunks", "loop")
 
     def __init__(self, protocol: "GatewayProtocol", cycle: RequestResponseCycle) -> None:
         self._protocol = protocol
         self._cycle = cycle
         self.loop = protocol.loop
-        self._write = protocol.transport.write
-        self._is_closing = protocol.transport.is_closing
+        self._transport = protocol.transport
         self._put = protocol.guards.outbox.put
         self.chunks = cycle.scope["http_version"] == "1.1"
         """Bodies of unknown length can be sent, framed in chunks; HTTP/1.0 has none."""
@@ -41,25 +40,25 @@ class DirectWriter:
         """A whole response; `headers` tell the length."""
         await self._caught_up()
         if not self._cycle.disconnected:
-            self._write(self._head(status, headers) + body)
+            self._transport.write(self._head(status, headers) + body)
             self._complete()
 
     async def start(self, status: int, headers: Headers, first: bytes) -> None:
         """The head of a response of unknown length, and the first of its body."""
         await self._caught_up()
         if not self._cycle.disconnected:
-            self._write(self._head(status, (*headers, *CHUNKED)) + _chunk(first))
+            self._transport.write(self._head(status, (*headers, *CHUNKED)) + _chunk(first))
 
     def write(self, data: bytes) -> None:
         """More of the body, as one chunk, in this round of the loop; nothing once the client has left."""
-        self._put(self.loop, self._write_late, b"%x\r\n%b\r\n" % (len(data), data))
+        self._put(self.loop, self._transport, b"%x\r\n%b\r\n" % (len(data), data))
 
     async def finish(self, last: bytes) -> None:
         """The last of the body."""
         self._protocol.guards.outbox.flush()
         await self._caught_up()
         if not self._cycle.disconnected:
-            self._write(_chunk(last) + LAST_CHUNK)
+            self._transport.write(_chunk(last) + LAST_CHUNK)
             self._complete()
 
     def lend(self, pause: Callable[[], None], resume: Callable[[], None]) -> None:
@@ -75,7 +74,7 @@ class DirectWriter:
     @property
     def leaving(self) -> bool:
         """The client has left, or is being left."""
-        return bool(self._is_closing())
+        return self._transport.is_closing()
 
     def when_gone(self, gone: Callable[[], None] | None) -> None:
         """Have `gone` called once when the client leaves.
@@ -84,10 +83,6 @@ class DirectWriter:
         """
         self._protocol.on_gone = gone
         self._protocol.flow.resume_reading()
-
-    def _write_late(self, data: bytes) -> None:
-        if not self._is_closing():
-            self._write(data)
 
     async def _caught_up(self) -> None:
         """A client that is behind takes what it has before it gets more; the server drops one that stays behind."""

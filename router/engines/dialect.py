@@ -11,7 +11,7 @@ from router.call import Call
 from router.engines.handoff import Handoff, KvPeers
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Source:
     """Which prefill engine an answer came from, as far as its hand-over needs to know.
 

@@ -88,7 +88,7 @@ class Handoff:
 
 
 def validated(parameters: object, *, peers: KvPeers, allowed_hosts: Collection[str]) -> Mapping[str, Any]:
-    """The `kv_transfer_params` of a vLLM prefill answer, checked.
+    """The `kv_transfer_params` of a vLLM prefill answer, checked, and its block ids serialised already.
 
     Looks only at what must be right for a decode engine to survive it; everything else is opaque. The side channel's
     host must be one of `allowed_hosts`, when there are any; its address is pinned in `peers` by engine id, so that it
@@ -102,9 +102,8 @@ def validated(parameters: object, *, peers: KvPeers, allowed_hosts: Collection[s
     port = parameters.get("remote_port")
     if not isinstance(port, int) or isinstance(port, bool) or not 0 < port < 65536:
         raise BadHandoff("kv_transfer_params.remote_port is not a port")
-    if not _are_block_ids(parameters.get("remote_block_ids")):
-        raise BadHandoff("kv_transfer_params.remote_block_ids is not a list of block ids")
-    if _size_bytes(parameters) > MAX_HANDOFF_BYTES:
+    checked = {**parameters, "remote_block_ids": _block_ids(parameters.get("remote_block_ids"))}
+    if _size_bytes(checked) > MAX_HANDOFF_BYTES:
         raise BadHandoff(f"kv_transfer_params is larger than {MAX_HANDOFF_BYTES} bytes")
     if allowed_hosts and host not in allowed_hosts:
         raise BadHandoff("kv_transfer_params.remote_host is not one of the engine's kv_hosts")
@@ -112,7 +111,7 @@ def validated(parameters: object, *, peers: KvPeers, allowed_hosts: Collection[s
         raise BadHandoff("the engine's KV side channel moved without a new engine id")
     while len(peers) > MAX_PEERS:
         del peers[next(iter(peers))]
-    return parameters
+    return checked
 
 
 def _size_bytes(parameters: Mapping[str, Any]) -> int:
@@ -130,14 +129,18 @@ def _text(parameters: Mapping[str, Any], name: str) -> str:
     return value
 
 
-def _are_block_ids(ids: object) -> bool:
-    """Non-empty, integers, flat or one list per KV cache group."""
-    if not isinstance(ids, list) or not ids:
-        return False
-    groups = ids if type(ids[0]) is list else [ids]
-    return all(map(_is_group, groups))
+def _block_ids(ids: object) -> orjson.Fragment:
+    """Serialised once for all that is sent with them: not empty, counts, flat or in one list per KV cache group.
 
-
-def _is_group(ids: object) -> bool:
-    """Whether these are block ids. A prompt of 100,000 tokens has 6,250, so they are not looked at one by one."""
-    return isinstance(ids, list) and set(map(type, ids)) == {int} and min(ids) >= 0
+    A prompt of 100,000 tokens has 6,250, so that they are not looked at one by one: what is left of their JSON without
+    digits tells.
+    """
+    if isinstance(ids, list) and ids:
+        groups = len(ids) if isinstance(ids[0], list) and all(ids) else 0
+        try:
+            text = orjson.dumps(ids)
+        except orjson.JSONEncodeError:  # nested more deeply than can be written
+            text = b""
+        if text.translate(None, b"0123456789,") == b"[%b]" % (b"[]" * groups):
+            return orjson.Fragment(text)
+    raise BadHandoff("kv_transfer_params.remote_block_ids is not a list of block ids")

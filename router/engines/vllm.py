@@ -22,6 +22,8 @@ NO_SUCH_MODEL = "pd-router/release"
 
 HIDDEN_FROM_PREFILL = ("stream_options", "min_tokens")
 
+ONE_TOKEN_KEPT = {"stream": False, "n": 1, "kv_transfer_params": {"do_remote_decode": True}}
+
 CACHE_CONFIG = b"\nvllm:cache_config_info"
 
 
@@ -34,10 +36,12 @@ class VllmNixl(Plain):
 
     def prefill_body(self, call: Call) -> bytes:
         """The client's body for one token, not streamed, asking for the KV to be kept."""
-        fields = {k: v for k, v in call.wire.items() if k not in HIDDEN_FROM_PREFILL}
-        limits = [k for k in TOKEN_LIMITS if k in fields] or ["max_tokens"]
-        fields |= dict.fromkeys(limits, 1)
-        fields |= {"stream": False, "n": 1, "kv_transfer_params": {"do_remote_decode": True}}
+        fields = {**call.wire, **ONE_TOKEN_KEPT}
+        for name in HIDDEN_FROM_PREFILL:
+            fields.pop(name, None)
+        limits = [name for name in TOKEN_LIMITS if name in fields]
+        for name in limits or ("max_tokens",):
+            fields[name] = 1
         return orjson.dumps(fields)
 
     def handoff(self, call: Call, answer: bytes, source: Source) -> Handoff | None:

@@ -28,44 +28,52 @@ def never() -> float:
 class Answer:
     """The answer to one exchange on `connection`."""
 
+    status: int | None = None
+    complete = False
+    was_paused = False
+    """Whether the engine ever had to wait for the reader."""
+
+    _held_bytes = 0
+    _high_water_bytes = HIGH_WATER_BYTES
+    _waiter: asyncio.Future[None] | None = None
+    _fault: EngineFault | None = None
+    _paused = False
+    _full = False
+    _awaited = END
+    _idle_s = math.inf
+    _due = math.inf
+    _owed_since = 0.0
+
     def __init__(self, connection: EngineConnection) -> None:
         self._connection = connection
         self._loop = connection.loop
         self._chunks: deque[bytes] = deque()
-        self._held_bytes = 0
-        self._high_water_bytes = HIGH_WATER_BYTES
-        self._waiter: asyncio.Future[None] | None = None
-        self._fault: EngineFault | None = None
-        self._paused = False
-        self._awaited = END
         self._worked_at = never
-        self._idle_s = math.inf
-        self._due = math.inf
-        self._owed_since = 0.0
-        self.status: int | None = None
         self.headers: dict[bytes, bytes] = {}
-        self.complete = False
-        self.was_paused = False
-        """Whether the engine ever had to wait for the reader."""
 
     # The reader's side
 
     async def head(self) -> int:
         """Wait for the head; returns the status. Raises `EngineFault`."""
         while self.status is None:
-            await self._wait()
+            await self._news()
         return self.status
 
     async def read(self) -> bytes:
         """The next bytes of the body, all that are there; empty at its end. Raises `EngineFault`."""
         while not self._chunks and not self.complete:
-            await self._wait()
+            await self._news()
+        return self._take()
+
+    def _take(self) -> bytes:
         data = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
         self._chunks.clear()
         self._held_bytes = 0
         self._owed_since = self._loop.time()
-        if not self._paused:
-            self._connection.resume()
+        if self._full:
+            self._full = False
+            if not self._paused:
+                self._connection.resume()
         return data
 
     async def push_to(self, receive: Callable[[bytes], None]) -> None:
@@ -77,7 +85,7 @@ class Answer:
             receive(await self.read())
         self._connection.divert(receive)
         while not self.complete:
-            await self._wait()
+            await self._news()
 
     def pause(self) -> None:
         """Make the engine wait; it owes nothing meanwhile."""
@@ -96,12 +104,14 @@ class Answer:
         What has arrived stays here until all has, so that after a cancelled wait somebody else can wait on.
         """
         self._high_water_bytes = limit_bytes
-        self._connection.resume()
+        if self._full:
+            self._full = False
+            self._connection.resume()
         while not self.complete and self._held_bytes <= limit_bytes:
-            await self._wait()
+            await self._news()
         if self._held_bytes > limit_bytes:
             raise OversizedAnswer(f"answer larger than {limit_bytes} bytes")
-        return await self.read()
+        return self._take()
 
     def expect(
         self, awaited: str, by: float, *, silent_s: float = math.inf, worked_at: Callable[[], float] = never
@@ -111,19 +121,14 @@ class Answer:
         So are `silent_s` seconds without a byte and without a sign of work; `worked_at` tells when the last one was.
         """
         self._awaited, self._worked_at = awaited, worked_at
-        self._limit(silent_s, by)
+        self._idle_s, self._due = silent_s, by
+        if not self.complete and self._fault is None:
+            self._owed_since = self._loop.time()
+            self._connection.deadline.set_at(min(self._owed_since + silent_s, by))
 
     def limit(self, idle_s: float, deadline: float) -> None:
         """From now on, no byte for `idle_s` seconds is a timeout, and so is no end by `deadline` (loop time)."""
-        self._awaited, self._worked_at = END, never
-        self._limit(idle_s, deadline)
-
-    def _limit(self, idle_s: float, due: float) -> None:
-        if self.complete or self._fault is not None:
-            return
-        self._idle_s, self._due = idle_s, due
-        self._owed_since = self._loop.time()
-        self._connection.deadline.set_at(min(self._owed_since + idle_s, due))
+        self.expect(END, deadline, silent_s=idle_s)
 
     # The connection's side
 
@@ -137,7 +142,7 @@ class Answer:
         self._chunks.append(data)
         self._held_bytes += len(data)
         if self._held_bytes > self._high_water_bytes:
-            self.was_paused = True
+            self._full = self.was_paused = True
             self._connection.pause()
         self._wake()
 
@@ -166,18 +171,17 @@ class Answer:
 
     # Inside
 
-    async def _wait(self) -> None:
+    def _news(self) -> asyncio.Future[None]:
+        """Done when there is more than now."""
         if self._fault is not None:
             raise self._fault
-        self._waiter = self._loop.create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
+        self._waiter = waiter = self._loop.create_future()
+        return waiter
 
     def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
 
     def _give_up(self, fault: EngineTimeout) -> None:
         self._connection.abort()

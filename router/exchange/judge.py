@@ -28,10 +28,11 @@ def fault_of_status(status: int, engine: str, body: bytes) -> EngineFault | Engi
 
 def check_head(headers: Mapping[bytes, bytes], wanted: bytes, engine: str) -> None:
     """A 200's headers. Raises `BadAnswer`."""
-    kind = headers.get(b"content-type", b"").split(b";")[0].strip().lower()
-    if kind != wanted:
+    kind = headers.get(b"content-type", b"")
+    if kind != wanted and (kind := kind.split(b";")[0].strip().lower()) != wanted:
         raise BadAnswer(f"{engine} answered {kind.decode('latin-1') or 'no content type'} instead of {wanted.decode()}")
-    if headers.get(b"content-encoding", b"identity").lower() != b"identity":
+    encoding = headers.get(b"content-encoding")
+    if encoding is not None and encoding.lower() != b"identity":
         raise BadAnswer(f"{engine} answered in an encoding that was not asked for")
 
 

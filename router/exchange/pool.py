@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from router.errors import ConnectFailed, OutOfFiles
 from router.exchange.answer import Answer
-from router.exchange.connection import EngineConnection, State
+from router.exchange.connection import IDLE, EngineConnection
 
 IDLE_EXPIRY_S = 4.0
 
@@ -33,7 +33,7 @@ class ConnectionPool:
         self._loop = asyncio.get_running_loop()  # looked up once: each time it asks the kernel for the process's id
 
     def checkout(self) -> "Checkout":
-        """A live connection for one exchange, as a block. Entering it raises `ConnectFailed`."""
+        """A connection for one exchange, as a block: an idle one, or none before `connect`."""
         return Checkout(self)
 
     @property
@@ -59,7 +59,7 @@ class ConnectionPool:
         while self._idle:
             connection = self._idle.pop()
             fresh = self._loop.time() - connection.idle_since < IDLE_EXPIRY_S
-            if fresh and connection.state is State.IDLE:
+            if fresh and connection.state is IDLE:
                 return connection
             self._drop(connection)
         return None
@@ -84,7 +84,7 @@ class ConnectionPool:
 
     def give_back(self, connection: EngineConnection) -> None:
         """Keep a connection for the next exchange if its last one is over, else close it."""
-        if connection.state is not State.IDLE:
+        if connection.state is not IDLE:
             self._drop(connection)
             return
         connection.idle_since = self._loop.time()
@@ -121,18 +121,17 @@ class Checkout:
 
     __slots__ = ("_handed_over", "_pool", "answer", "connection")
 
-    connection: EngineConnection
-
     def __init__(self, pool: ConnectionPool) -> None:
         self._pool = pool
         self._handed_over = False
+        self.connection: EngineConnection | None = None
         self.answer: Answer | None = None
 
-    async def __aenter__(self) -> Self:
-        self.connection = self._pool.take_idle() or await self._pool.connect()
+    def __enter__(self) -> Self:
+        self.connection = self._pool.take_idle()
         return self
 
-    async def __aexit__(self, *_: object) -> None:
+    def __exit__(self, *_: object) -> None:
         if not self._handed_over:
             self.close()
 
@@ -143,28 +142,36 @@ class Checkout:
 
     def leave(self) -> None:
         """Tell the engine that its answer is not wanted; it still comes if it is on its way."""
-        self.connection.leave()
+        if self.connection is not None:
+            self.connection.leave()
 
     def close(self) -> None:
         """Give the connection back, or close it when its exchange is not over."""
-        self._pool.give_back(self.connection)
+        if self.connection is not None:
+            self._pool.give_back(self.connection)
 
-    async def revive(self) -> None:
-        """Replace a connection that the engine closed while it waited; nothing was sent on it.
+    @property
+    def live(self) -> bool:
+        """Whether a request can be sent now: an engine may close a connection while that waits."""
+        return self.connection is not None and self.connection.state is IDLE
 
-        Raises `ConnectFailed`.
-        """
-        if self.connection.state is not State.IDLE:
-            self.connection = await self._pool.connect()
+    async def connect(self) -> None:
+        """A new connection, in place of one on which nothing was sent, if there was one. Raises `ConnectFailed`."""
+        self.connection = await self._pool.connect()
+
+    def send(self, head: bytes, body: bytes) -> Answer:
+        """Send a request on a live connection; the answer is on its way."""
+        assert self.answer is None, "one exchange a checkout"
+        assert self.connection is not None
+        self.answer = answer = Answer(self.connection)
+        self.connection.send(head, body, answer)
+        return answer
 
     async def exchange(self, head: bytes, body: bytes) -> Answer:
-        """Send a request, on a new connection if need be; the answer is on its way. Raises `ConnectFailed`."""
-        assert self.answer is None, "one exchange a checkout"
-        if self.connection.state is not State.IDLE:
-            await self.revive()
-        self.answer = Answer(self.connection)
-        self.connection.send(head, body, self.answer)
-        return self.answer
+        """The same, on a new connection if need be. Raises `ConnectFailed`."""
+        if not self.live:
+            await self.connect()
+        return self.send(head, body)
 
 
 class Connections:

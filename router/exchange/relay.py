@@ -56,8 +56,8 @@ async def relay(opened: Opened, client: Client, journey: Journey) -> None:
         await client.answer(JSON, opened.body)
         return
     await client.start(EVENT_STREAM, opened.body)
-    if client.direct is not None:
-        await _splice(opened.answer, opened.stream, client.direct)
+    if (direct := client.direct) is not None:
+        await _splice(opened.answer, opened.stream, direct)
     else:
         await _forward(opened.answer, opened.stream, client)
     opened.stream.end()

@@ -142,7 +142,7 @@ class Releases:
     )
     async def _ask(self, decode: Backend, head: bytes, body: bytes) -> int:
         """The status of a release; asking twice frees nothing twice, so a connection that breaks is tried again."""
-        async with self._connections.to(decode.url).checkout() as held:
+        with self._connections.to(decode.url).checkout() as held:
             answer = await held.exchange(head, body)
             status = await answer.head()
             await answer.read_all(64 << 10)
@@ -168,12 +168,13 @@ class Custody:
         return None
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        if self._handoff is None:
+        handoff = self._handoff
+        if handoff is None or (error is None and handoff.state is not HandoffState.FRESH):
             return
-        if self._handoff.state is HandoffState.FRESH:
-            self._releases.release(self._handoff, self._decode, _reason(error))
-        elif self._handoff.state is HandoffState.SENT and isinstance(error, EngineFault | EngineRefusal):
-            self._sent_in_vain(self._handoff, error)
+        if handoff.state is HandoffState.FRESH:
+            self._releases.release(handoff, self._decode, _reason(error))
+        elif isinstance(error, EngineFault | EngineRefusal) and handoff.state is HandoffState.SENT:
+            self._sent_in_vain(handoff, error)
 
     def _sent_in_vain(self, handoff: Handoff, error: EngineFault | EngineRefusal) -> None:
         match error:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import ExitStack
 
 import httpx
 
@@ -21,9 +21,9 @@ class EngineTransport(httpx.AsyncBaseTransport):
         """One exchange, under the request's read timeout. Faults become httpx's own exceptions."""
         body = await request.aread()
         read_s = request.extensions.get("timeout", {}).get("read")
-        async with AsyncExitStack() as held:
+        with ExitStack() as held:
             try:
-                checkout = await held.enter_async_context(self._connections.to(_origin(request.url)).checkout())
+                checkout = held.enter_context(self._connections.to(_origin(request.url)).checkout())
                 answer = await checkout.exchange(_head(request), body)
                 if read_s is not None:
                     answer.limit(read_s, math.inf)
@@ -37,7 +37,7 @@ class EngineTransport(httpx.AsyncBaseTransport):
 class _Body(httpx.AsyncByteStream):
     """The rest of an answer, which gives its connection back when it is closed."""
 
-    def __init__(self, answer: Answer, held: AsyncExitStack) -> None:
+    def __init__(self, answer: Answer, held: ExitStack) -> None:
         self._answer = answer
         self._held = held
 
@@ -49,7 +49,7 @@ class _Body(httpx.AsyncByteStream):
             raise _mapped(fault) from None
 
     async def aclose(self) -> None:
-        await self._held.aclose()
+        self._held.close()
 
 
 def _origin(url: httpx.URL) -> str:

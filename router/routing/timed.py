@@ -67,11 +67,12 @@ class Timed:
         if not self._stream:
             return
         self._answered_at = now
-        if self._moving is not None:
+        moving, self._moving = self._moving, None
+        if moving is not None:
             if handed_over:
-                self._moving.arrived(now)
+                moving.arrived(now)
             else:
-                self._moving.gone()
+                moving.gone()
         elif self._route.prefill is None:
             self._route.decode.paces.compute.note(self._ahead_tokens + self._own_tokens, now - self._began_at)
 

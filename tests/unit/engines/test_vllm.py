@@ -83,7 +83,7 @@ def test_the_claim_is_bound_to_its_call_and_ages_with_its_engine() -> None:
     assert handoff is not None
     assert (handoff.call is call, handoff.unfinished_at, handoff.max_age_s) == (True, 7.0, 10.0)
     assert (handoff.state, handoff.usage) == (HandoffState.FRESH, Usage(147, 1, 96))
-    assert handoff.spend(call, now=8.0) == kv_params()
+    assert orjson.loads(VLLM.decode_body(call, handoff, now=8.0))["kv_transfer_params"] == kv_params()
 
 
 def test_a_good_claim_teaches_where_the_engines_kv_is() -> None:

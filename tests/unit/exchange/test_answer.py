@@ -226,10 +226,11 @@ async def test_pushed_bytes_arrive_without_a_task() -> None:
     assert got == [b"a", b"b", b"c"]
 
 
+@pytest.mark.parametrize("held_bytes", [1, HIGH_WATER_BYTES + 1])
 @virtual_time
-async def test_pushing_to_a_client_that_is_already_slow_keeps_the_engine_waiting() -> None:
+async def test_pushing_to_a_client_that_is_already_slow_keeps_the_engine_waiting(held_bytes: int) -> None:
     answer, connection, transport = asked()
-    connection.data_received(CHUNKED + chunk(b"a"))
+    connection.data_received(CHUNKED + chunk(b"a" * held_bytes))
     answer.pause()
     pushing = asyncio.ensure_future(answer.push_to(lambda _: None))  # noqa: TID251 - awaited below
     await asyncio.sleep(0)

@@ -90,6 +90,42 @@ def test_a_stream_that_just_ends_is_no_complete_one(data: bytes) -> None:
     assert caught.value.detail == "the stream ended without [DONE]"
 
 
+ALIKE = event("a").partition(b'"choices"')[0]
+
+
+@pytest.mark.parametrize(
+    ("data", "passed_on"),
+    [
+        (ALIKE + b'"choices":[1]}\n\n', ALIKE + b'"choices":[1]}\n\n'),
+        (ALIKE + b'"usage":{"prompt_tokens":9},"choices":[]}\n\n', b""),
+        (ALIKE + b'"choices":[],"usage":{"prompt_tokens":9}}\n\n', b""),
+        (ALIKE + b'"choices":[1]}\n\n: ping\n\n', ALIKE + b'"choices":[1]}\n\n'),
+        (ALIKE + b'"choices":[1]}\n\n' + USAGE, ALIKE + b'"choices":[1]}\n\n'),
+        (ALIKE + b'"choices":[1]}\r\n\r\n', ALIKE + b'"choices":[1]}\n\n'),
+        (ALIKE + b'"cho', b""),
+    ],
+)
+def test_what_begins_like_the_event_before_is_looked_at_from_there(data: bytes, passed_on: bytes) -> None:
+    stream = EventStream(Plain(), journey(), shows_usage=False)
+    assert stream.take(event("a")) == event("a")
+    assert stream.take(data) == passed_on
+
+
+def test_what_comes_for_an_event_that_was_cut_belongs_to_it() -> None:
+    stream, of = reader(), ALIKE + b'"choices":["'
+    assert stream.take(event("a")) == event("a")
+    assert stream.take(of) == b""
+    assert stream.take(event("b")[:-3] + b'"]}\n\n') == of + event("b")[:-3] + b'"]}\n\n'
+
+
+def test_an_error_is_told_from_events_that_begin_alike() -> None:
+    stream = reader()
+    short = b'data: {"choices":[1]}\n\n'
+    assert stream.take(short) == short
+    with pytest.raises(EngineError):
+        stream.take(ERROR)
+
+
 def test_what_follows_done_in_its_read_is_found() -> None:
     with pytest.raises(BadAnswer):
         reader().take(event("a") + DONE + event("b"))

@@ -32,7 +32,7 @@ def pool_to(engine: ScriptedEngine) -> ConnectionPool:
 
 async def ask(pool: ConnectionPool) -> bytes:
     """One exchange."""
-    async with pool.checkout() as held:
+    with pool.checkout() as held:
         return await (await held.exchange(POST, b"")).read_all(1000)
 
 
@@ -70,11 +70,11 @@ async def test_a_finished_exchange_leaves_its_connection_for_the_next() -> None:
 async def test_the_connection_used_last_is_used_next() -> None:
     async with scripted_engine(says(OK)) as engine:
         pool = pool_to(engine)
-        async with pool.checkout() as first, pool.checkout() as second:
+        with pool.checkout() as first, pool.checkout() as second:
             for held in (first, second):
                 await (await held.exchange(POST, b"")).read_all(1000)
             last = first.connection
-        async with pool.checkout() as held:
+        with pool.checkout() as held:
             assert held.connection is last
         pool.close()
 
@@ -83,8 +83,9 @@ async def test_the_connection_used_last_is_used_next() -> None:
 async def test_idle_connections_are_closed_before_the_engine_does_it() -> None:
     async with scripted_engine(says(OK)) as engine:
         pool = pool_to(engine)
-        async with pool.checkout(), pool.checkout():
-            pass
+        with pool.checkout() as first, pool.checkout() as second:
+            for held in (first, second):
+                await held.connect()
         await asyncio.sleep(2)
         await ask(pool)
         await asyncio.sleep(1.9)
@@ -139,11 +140,13 @@ def test_a_connection_that_the_engine_closed_is_not_used(end: str) -> None:
 async def test_a_connection_that_ends_while_it_is_held_is_replaced() -> None:
     async with scripted_engine(says(OK)) as engine:
         pool = pool_to(engine)
-        async with pool.checkout() as held:
+        await ask(pool)
+        with pool.checkout() as held:
             first = held.connection
             first._transport.abort()  # type: ignore[union-attr]
             await settle()
-            await held.revive()
+            assert not held.live
+            await held.connect()
             assert held.connection is not first
             assert await (await held.exchange(POST, b"")).read_all(1000) == b"{}"
         assert (pool.open, pool.idle, engine.open) == (1, 1, 1)
@@ -166,7 +169,7 @@ async def test_an_engine_that_ends_a_connection_without_an_answer_is_told_apart(
 async def test_an_exchange_that_is_not_over_closes_its_connection() -> None:
     async with scripted_engine(says_and_waits(OK[:-1])) as engine:
         pool = pool_to(engine)
-        async with pool.checkout() as held:
+        with pool.checkout() as held:
             await (await held.exchange(POST, b"")).head()
         await settle()
         assert (engine.open, pool.open, pool.idle) == (0, 0, 0)
@@ -187,7 +190,7 @@ async def test_a_cancelled_exchange_closes_its_connection() -> None:
 async def test_a_checkout_that_is_handed_over_lives_on() -> None:
     async with scripted_engine(says(OK)) as engine:
         pool = pool_to(engine)
-        async with pool.checkout() as held:
+        with pool.checkout() as held:
             answering = await held.exchange(POST, b"")
             kept = held.hand_over()
         assert await answering.read_all(1000) == b"{}"
@@ -258,7 +261,8 @@ async def test_closing_ends_every_connection() -> None:
         connections = Connections(connect_s=1)
         pool = connections.to(engine.url)
         assert connections.to(engine.url) is pool
-        async with pool.checkout(), pool.checkout() as held:
+        with pool.checkout() as other, pool.checkout() as held:
+            await other.connect()
             await held.exchange(POST, b"")
             await settle()
             assert (engine.open, connections.open) == (2, 2)
