@@ -276,6 +276,37 @@ async def test_a_body_that_is_given_up_is_not_held() -> None:
     assert memory.held_bytes == 0
 
 
+class Arrived(Direct):
+    """A server that has the whole body already."""
+
+    def __init__(self, body: bytes) -> None:
+        super().__init__()
+        self._body = body
+
+    def whole_body(self) -> bytes:
+        return self._body
+
+
+async def test_a_body_that_is_there_is_held_as_any_other() -> None:
+    asgi, memory = Asgi(), body_memory()
+    asgi.scope["extensions"] = {EXTENSION: Arrived(b"{}")}
+    client = asgi.client(bodies=memory)
+    assert (await client.body(), memory.held_bytes) == (b"{}", 2)
+    with client.present(stream=False):
+        assert memory.held_bytes == 0
+
+
+async def test_a_body_that_is_there_may_be_too_long_and_too_much() -> None:
+    asgi, memory = Asgi(), body_memory(50)
+    asgi.scope["extensions"] = {EXTENSION: Arrived(b"x" * 101)}
+    with pytest.raises(TooLarge):
+        await asgi.client(bodies=memory).body()
+    asgi.scope["extensions"] = {EXTENSION: Arrived(b"x" * 51)}
+    with pytest.raises(Unavailable):
+        await asgi.client(bodies=memory).body()
+    assert memory.held_bytes == 0
+
+
 async def test_a_head_that_was_not_written_is_not_taken_for_one_that_was() -> None:
     asgi = Asgi()
     asgi.stalled = True
