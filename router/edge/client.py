@@ -54,7 +54,8 @@ class AsgiClient:
         self._unread = False
         self._early: EarlyStatus | None = None
         self._held = limits.bodies.share()
-        direct: DirectWriter | None = scope.get("extensions", {}).get(EXTENSION)
+        # taken out, as the two would keep each other until garbage is looked for, and memory that is free early is warm
+        direct: DirectWriter | None = scope.get("extensions", {}).pop(EXTENSION, None)
         self._direct = direct
         self.direct = direct if direct is not None and direct.chunks else None
         """The client's socket, where the server lends it and a stream can be framed in chunks."""
