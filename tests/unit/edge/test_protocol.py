@@ -151,6 +151,22 @@ async def test_a_body_that_is_not_there_yet_is_received(client: ClientTransport)
     protocol.connection_lost(None)
 
 
+async def test_after_the_whole_body_only_the_clients_end_is_received(client: ClientTransport) -> None:
+    messages: list[dict[str, Any]] = []
+
+    async def app(scope: Any, receive: Any, _send: Any) -> None:
+        scope["extensions"][EXTENSION].whole_body()
+        messages.append(await receive())
+
+    protocol = connected(app, guards(), client)
+    protocol.data_received(POST + b"abcdef")
+    await settle()
+    assert messages == []
+    protocol.connection_lost(None)
+    await settle()
+    assert messages == [{"type": "http.disconnect"}]
+
+
 async def test_nobodys_body_is_whole_once_the_client_has_left(client: ClientTransport) -> None:
     app = Reads()
     protocol = connected(app, guards(), client)
