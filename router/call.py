@@ -41,6 +41,9 @@ ENGINE_FIELDS = frozenset(
 
 ENGINE_FIELD_PREFIX = "bootstrap_"
 
+OBSTACLES = frozenset({"n", "best_of", "use_beam_search", "prompt_logprobs", "echo", "min_tokens", "stream_options"})
+"""Fields that may forbid splitting a request over two engines, beside the prompt and the limits."""
+
 LONG_FIELDS = ("messages", "prompt", "tools")
 """What makes bodies long, and is the same on all legs."""
 
@@ -154,75 +157,83 @@ def understand(
     """
     if not isinstance(fields, dict):
         raise InvalidRequest("the body must be a JSON object")
-    _without_engine_fields(fields, strip_engine_fields)
-    _check(fields)
+    _check(fields, strip_engine_fields)
     options = fields.get("stream_options")
     long = {name: orjson.dumps(fields[name]) for name in LONG_FIELDS if name in fields}
     prompt_bytes = _prompt_bytes(api, fields, long)
+    limits = [limit for name in TOKEN_LIMITS if (limit := fields.get(name)) is not None]
     return Call(
         trace=trace,
         api=api,
         model=fields["model"],
         stream=bool(fields.get("stream")),
         include_usage=isinstance(options, dict) and options.get("include_usage") is True,
-        max_tokens=min([fields[k] for k in TOKEN_LIMITS if k in fields and _is_count(fields[k])], default=None),
+        max_tokens=min(filter(_is_count, limits), default=None),
         prompt_tokens=_prompt_tokens(api, fields, prompt_bytes),
-        undisaggregatable=_obstacle(api, fields, long),
+        undisaggregatable=_obstacle(api, fields, long, limits),
         fields=fields,
-        wire=_asking_for_usage(fields) | {name: orjson.Fragment(content) for name, content in long.items()},
+        wire=_wire(fields, long),
         prompt_bytes=prompt_bytes,
         session=_session(session, fields),
     )
 
 
-def _asking_for_usage(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The body, of which a stream is asked for its usage: what was computed is known from nothing else."""
+def _wire(fields: Mapping[str, Any], long: Mapping[str, bytes]) -> dict[str, Any]:
+    """The body, its long fields serialised.
+
+    A stream is asked for its usage: what was computed is known from nothing else.
+    """
+    wire = dict(fields)
+    for name, content in long.items():
+        wire[name] = orjson.Fragment(content)
     options = fields.get("stream_options")
     if not fields.get("stream") or not isinstance(options, dict | None):
-        return dict(fields)
+        return wire
     if options and options.get("include_usage") not in (None, False):  # asked for, or for the engine to refuse
-        return dict(fields)
-    return {**fields, "stream_options": {**(options or {}), "include_usage": True, "continuous_usage_stats": False}}
+        return wire
+    wire["stream_options"] = {**(options or {}), "include_usage": True, "continuous_usage_stats": False}
+    return wire
 
 
-def _check(fields: Mapping[str, Any]) -> None:
-    """What the gateway itself must be able to rely on; the rest is the engines' to judge."""
+def _check(fields: dict[str, Any], strip_engine_fields: bool) -> None:
+    """What the gateway itself must be able to rely on; the rest is the engines' to judge. Their own fields go first."""
+    engine_fields = []
+    for name, value in fields.items():
+        if name in ENGINE_FIELDS or name.startswith(ENGINE_FIELD_PREFIX):
+            engine_fields.append(name)
+        elif type(value) in NUMBERS and abs(value) >= MAX_NUMBER:
+            raise InvalidRequest(f"{name} must be a number of at most 64 bits", param=name)
+    for name in engine_fields:
+        if not strip_engine_fields:
+            raise InvalidRequest(f"{name} is set by the gateway and must not be sent", param=name)
+        del fields[name]
     model = fields.get("model")
     if not isinstance(model, str) or not model:
         raise InvalidRequest("model must be a non-empty string", param="model")
     stream = fields.get("stream")
     if not (stream is None or stream is True or stream is False):
         raise InvalidRequest("stream must be true or false", param="stream")
-    for name, value in fields.items():
-        if type(value) in NUMBERS and abs(value) >= MAX_NUMBER:
-            raise InvalidRequest(f"{name} must be a number of at most 64 bits", param=name)
 
 
-def _without_engine_fields(fields: dict[str, Any], strip: bool) -> None:
-    found = [k for k in fields if k in ENGINE_FIELDS or k.startswith(ENGINE_FIELD_PREFIX)]
-    if found and not strip:
-        raise InvalidRequest(f"{found[0]} is set by the gateway and must not be sent", param=found[0])
-    for name in found:
-        del fields[name]
-
-
-def _obstacle(api: Api, fields: Mapping[str, Any], long: Mapping[str, bytes]) -> str | None:
+def _obstacle(api: Api, fields: Mapping[str, Any], long: Mapping[str, bytes], limits: Sequence[Any]) -> str | None:
     """What in the body must see one engine only.
 
     Several prompts or sequences in one request: the hand-over covers the first prompt, once. Prompt log-probabilities:
     the decode engine has no logits of a prompt that it pulled. Fields that the prefill leg overwrites must be well
     formed, so that an engine refuses them before KV is computed for nothing.
     """
-    given = fields.get
     if obstacle := _no_single_prompt(api, fields, long):
         return obstacle
+    for limit in limits:
+        if not _is_count(limit) or limit == 0:
+            return "token_limit"
+    if OBSTACLES.isdisjoint(fields):
+        return None
+    given = fields.get
     if given("n") not in (None, 1) or given("best_of") not in (None, 1) or given("use_beam_search"):
         return "several_sequences"
     if given("prompt_logprobs") is not None or (given("echo") and given("logprobs") is not None):
         return "prompt_logprobs"
-    limits = [fields[k] for k in TOKEN_LIMITS if given(k) is not None]
-    if not all(_is_count(limit) and limit > 0 for limit in limits):
-        return "token_limit"
     minimum = given("min_tokens")
     if minimum is not None and not (_is_count(minimum) and minimum <= min(limits, default=minimum)):
         return "min_tokens"
@@ -256,7 +267,10 @@ def _session(of_head: str | None, fields: Mapping[str, Any]) -> str | None:
     metadata = fields.get("metadata")
     named = metadata.get("session_id") if isinstance(metadata, dict) else None
     hints = (of_head, named, fields.get("prompt_cache_key"), fields.get("user"))
-    return next((hint for hint in hints if isinstance(hint, str) and 0 < len(hint) <= MAX_SESSION_CHARS), None)
+    for hint in hints:
+        if isinstance(hint, str) and 0 < len(hint) <= MAX_SESSION_CHARS:
+            return hint
+    return None
 
 
 def _prompt_tokens(api: Api, fields: Mapping[str, Any], prompt_bytes: int) -> int:
@@ -273,10 +287,13 @@ def _prompt_bytes(api: Api, fields: Mapping[str, Any], long: Mapping[str, bytes]
     messages = fields.get("messages")
     if not isinstance(messages, list):
         return 0
-    size_bytes = sum(_text_bytes(m.get("content")) for m in messages if isinstance(m, dict))
+    size_bytes = BYTES_PER_TOKEN * TOKENS_PER_MESSAGE * len(messages)
+    for message in messages:
+        if isinstance(message, dict):
+            size_bytes += _text_bytes(message.get("content"))
     if fields.get("tools"):
         size_bytes += len(long["tools"])
-    return size_bytes + BYTES_PER_TOKEN * TOKENS_PER_MESSAGE * len(messages)
+    return size_bytes
 
 
 def _tokens_of_prompt(prompt: object) -> int:

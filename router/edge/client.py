@@ -14,7 +14,7 @@ from router.edge.body_memory import BodyMemory
 from router.edge.early import COMMENT, EarlyStatus
 from router.edge.protocol import EXTENSION, DirectWriter
 from router.errors import ClientGone, RequestError, TooLarge, UnsupportedMedia
-from router.exchange.judge import EVENT_STREAM
+from router.exchange.judge import EVENT_STREAM, JSON
 
 Scope = Mapping[str, Any]
 Receive = Callable[[], Awaitable[Mapping[str, Any]]]
@@ -46,7 +46,7 @@ class AsgiClient:
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, request_id: str, limits: Limits) -> None:
         self._sent = scope["headers"]
-        self._headers = dict(self._sent)
+        self._headers = headers = dict(self._sent)
         self._receive = receive
         self._send = send
         self._limits = limits
@@ -54,10 +54,13 @@ class AsgiClient:
         self._unread = False
         self._early: EarlyStatus | None = None
         self._held = limits.bodies.share()
-        self._direct: DirectWriter | None = scope.get("extensions", {}).get(EXTENSION)
-        traceparent = self._headers.get(b"traceparent", b"")
-        self.trace = Trace(request_id, traceparent.decode() if TRACEPARENT.fullmatch(traceparent) else None)
-        session = self._headers.get(SESSION)
+        # taken out, as the two would keep each other until garbage is looked for, and memory that is free early is warm
+        direct: DirectWriter | None = scope.get("extensions", {}).pop(EXTENSION, None)
+        self._direct = direct
+        self.direct = direct if direct is not None and direct.chunks else None
+        """The client's socket, where the server lends it and a stream can be framed in chunks."""
+        self.trace = Trace(request_id, _trace_context(headers.get(b"traceparent")))
+        session = headers.get(SESSION)
         self.session = session.decode("latin-1") if session else None
 
     async def body(self) -> bytes:
@@ -70,16 +73,24 @@ class AsgiClient:
         if self._limits.key is not None:
             self._limits.key.admit(self._sent)
         self._check_media()
+        body = self._direct.whole_body() if self._direct is not None else None
+        if body is not None:
+            self._hold(len(body))
+        else:
+            body = await self._received()
+        self._unread = False
+        return body
+
+    async def _received(self) -> bytes:
+        """The body, of which more is to come."""
         declared = self._headers.get(b"content-length", b"0")
         if declared.isdigit() and int(declared) > self._limits.max_body_bytes:
             raise self._too_large()
         try:
-            parts = await self._parts()
+            return b"".join(await self._parts())
         except BaseException:
             self._held.give_back()
             raise
-        self._unread = False
-        return parts[0] if len(parts) == 1 else b"".join(parts)
 
     async def _parts(self) -> list[bytes]:
         parts: list[bytes] = []
@@ -88,11 +99,14 @@ class AsgiClient:
             if message["type"] == "http.disconnect":
                 raise ClientGone
             parts.append(message.get("body", b""))
-            self._held.take(len(parts[-1]))
-            if self._held.held_bytes > self._limits.max_body_bytes:
-                raise self._too_large()
+            self._hold(len(parts[-1]))
             if not message.get("more_body"):
                 return parts
+
+    def _hold(self, more_bytes: int) -> None:
+        if self._held.held_bytes + more_bytes > self._limits.max_body_bytes:
+            raise self._too_large()
+        self._held.take(more_bytes)
 
     def present(self, *, stream: bool) -> "Presence":
         """A block that runs while the client is there, and ends with `ClientGone` when it leaves.
@@ -103,11 +117,6 @@ class AsgiClient:
         if stream and self._limits.early_status_s is not None:
             self._early = EarlyStatus(self._limits.early_status_s, self._still_waiting)
         return Presence(self._direct, self._receive, self._early)
-
-    @property
-    def direct(self) -> DirectWriter | None:
-        """The client's socket, where the server lends it and a stream can be framed in chunks."""
-        return self._direct if self._direct is not None and self._direct.chunks else None
 
     async def start(self, content_type: bytes, first: bytes) -> None:
         """Begin a streamed 200, unless its status went out early."""
@@ -130,11 +139,11 @@ class AsgiClient:
 
     async def _begin(self, content_type: bytes, first: bytes) -> None:
         """A head has been started once it is written: a wait for a slow client before that may be cancelled."""
-        headers = replies.headers(content_type, self.trace.request_id, replies.STREAM_HEADERS)
         if self.direct is not None:
-            await self.direct.start(200, headers, first)
+            await self.direct.start(replies.stream_lines(content_type, self.trace.request_id), first)
             self._started = True
         else:
+            headers = replies.headers(content_type, self.trace.request_id, replies.STREAM_HEADERS)
             await self._write(replies.start_message(200, headers))
             self._started = True
             await self.send(first)
@@ -186,14 +195,19 @@ class AsgiClient:
             raise ClientGone from None
 
     def _check_media(self) -> None:
-        kind = self._headers.get(b"content-type", b"application/json").split(b";")[0].strip().lower()
-        if kind != b"application/json":
+        kind = self._headers.get(b"content-type", JSON)
+        if kind != JSON and kind.split(b";")[0].strip().lower() != JSON:
             raise UnsupportedMedia("content-type must be application/json")
-        if self._headers.get(b"content-encoding", b"identity").strip().lower() != b"identity":
+        encoding = self._headers.get(b"content-encoding")
+        if encoding is not None and encoding.strip().lower() != b"identity":
             raise UnsupportedMedia("compressed bodies are not accepted; send the JSON as it is")
 
     def _too_large(self) -> TooLarge:
         return TooLarge(f"the body must not be larger than {self._limits.max_body_bytes} bytes")
+
+
+def _trace_context(sent: bytes | None) -> str | None:
+    return sent.decode() if sent and TRACEPARENT.fullmatch(sent) else None
 
 
 class Leaver(Protocol):

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 
 import httptools
-from uvicorn._types import ASGI3Application
+from uvicorn._types import ASGI3Application, ASGIVersions, HTTPScope
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from router.deadline import Deadline
@@ -22,6 +23,7 @@ from router.edge.http10 import close_delimited
 from router.edge.outbox import Outbox
 from router.edge.pace import body_deadline
 from router.edge.request_ids import RequestIds
+from router.edge.targets import target_of
 from router.errors import Malformed, RequestError
 from router.settings.edge import Edge
 from router.telemetry.events import EdgeObserver
@@ -49,6 +51,8 @@ class Phase(Enum):
     IDLE = auto()
     CLOSING = auto()
 
+
+ASGI: ASGIVersions = {"version": "3.0", "spec_version": "2.3"}
 
 BEFORE_HEAD = frozenset({Phase.FRESH, Phase.HEAD, Phase.IDLE})
 
@@ -144,11 +148,13 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """The first byte of a head."""
-        super().on_message_begin()
+        self.url = b""
+        self.headers = []
+        self.expect_100_continue = False
         self._phase = Phase.HEAD
 
     def on_headers_complete(self) -> None:
-        """Judge the head. What is raised here ends the parsing for good."""
+        """Judge the head, and begin with the request. What is raised here ends the parsing for good."""
         parser = self.parser
         line = RequestLine(parser.get_method(), self.url, parser.get_http_version())
         limits = self.guards.limits
@@ -160,23 +166,33 @@ class GuardedProtocol(HttpToolsProtocol):
         self._head_room = limits.max_head_bytes
         self._phase = Phase.BODY
         self._received_bytes = self._body_bytes = 0
-        if line.version == "1.0":
-            self.expect_100_continue = False
-        super().on_headers_complete()
-        self.cycle.transport = self._outlet  # type: ignore[assignment]
-        if self.guards.draining():
-            self.cycle.keep_alive = False
+        before = self.cycle
+        self.cycle = cycle = self._cycle_of(line)
         self.headers = []  # trailers come here, and are not headers of the request
+        if before is None or before.response_complete:
+            self._start_asgi_task(cycle, self.app)
+        else:
+            self.flow.pause_reading()
+            self.pipeline.appendleft((cycle, self.app))
 
     def on_body(self, body: bytes) -> None:
-        """Count what is body and not framing."""
+        """Keep it, without a copy where it is all there is, and count what is body and not framing."""
         self._body_bytes += len(body)
-        super().on_body(body)
+        cycle = self.cycle
+        if cycle.response_complete:
+            return
+        cycle.body = _joined(cycle.body, body) if cycle.body else body  # type: ignore[assignment]
+        if len(cycle.body) > HIGH_WATER_LIMIT:
+            self.flow.pause_reading()
+        cycle.message_event.set()
 
     def on_message_complete(self) -> None:
         """The end of a request."""
-        super().on_message_complete()
         self._phase = Phase.ANSWER
+        cycle = self.cycle
+        if not cycle.response_complete:
+            cycle.more_body = False
+            cycle.message_event.set()
 
     def _feed(self, data: bytes) -> None:
         """Parse, but never more of a head than a head may have."""
@@ -203,8 +219,44 @@ class GuardedProtocol(HttpToolsProtocol):
 
     # What goes out
 
+    def _cycle_of(self, line: RequestLine) -> RequestResponseCycle:
+        """What uvicorn keeps of a request and its answer. It makes one in twice as many steps, for what is not used."""
+        target = target_of(line.target)
+        scope: HTTPScope = {
+            "type": "http",
+            "asgi": ASGI,
+            "http_version": line.version,
+            "server": self.server,
+            "client": self.client,
+            "scheme": self.scheme or "http",
+            "method": line.method.decode(),
+            "root_path": "",
+            "path": target.path,
+            "raw_path": target.raw_path,
+            "query_string": target.query,
+            "headers": self.headers,
+        }
+        persistent = line.version != "1.0"
+        return RequestResponseCycle(
+            scope=scope,
+            transport=self._outlet,  # type: ignore[arg-type]
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=False,
+            default_headers=self.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=persistent and self.expect_100_continue,
+            keep_alive=persistent and self.parser.should_keep_alive() and not self.guards.draining(),
+            on_response=self.on_response_complete,
+        )
+
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
-        super()._start_asgi_task(cycle, close_delimited(app, cycle) if cycle.scope["http_version"] == "1.0" else app)
+        if cycle.scope["http_version"] == "1.0":
+            app = close_delimited(app, cycle)
+        task = self.loop.create_task(cycle.run_asgi(app))
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
 
     def on_response_complete(self) -> None:
         """Go on with the next request, or wait for one. uvicorn's own arms and cancels a timer for each."""
@@ -331,6 +383,14 @@ def _fault_of(error: httptools.HttpParserError) -> RequestError:
     if isinstance(error.__context__, RequestError):
         return error.__context__
     return Malformed(f"this is not a valid HTTP request: {error}" if error.__context__ is None else "bad target")
+
+
+def _joined(kept: bytes | bytearray, more: bytes) -> bytearray:
+    """Both; in place from the third piece on."""
+    if isinstance(kept, bytearray):
+        kept += more
+        return kept
+    return bytearray().join((kept, more))
 
 
 def _timeout(text: str) -> Malformed:

@@ -6,6 +6,7 @@ still must not be trusted: sizes, whose host it is, and every way in which anoth
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 from router.errors import Malformed, MethodNotAllowed, RequestError
@@ -16,6 +17,9 @@ METHODS = frozenset({b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OP
 VERSIONS = frozenset({"1.0", "1.1"})
 
 HOST = re.compile(rb"(?:[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
+
+REMEMBERED_HOSTS = 64
+"""A gateway has few names."""
 
 ABSOLUTE_FORM = re.compile(rb"https?://([^/?#]*)(/.*)", re.IGNORECASE | re.DOTALL)
 
@@ -42,17 +46,16 @@ def fault_in(
 
     The head has at most `received_bytes`; when those are few, its parts need not be measured.
     """
-    fault = _line_fault(line, limits)
-    if fault is None and len(headers) > limits.max_headers:
-        fault = _head_too_large(f"there must not be more than {limits.max_headers} headers")
-    if fault is None and received_bytes > min(limits.max_header_line_bytes, limits.max_head_bytes):
+    if received_bytes > min(limits.max_request_line_bytes, limits.max_header_line_bytes, limits.max_head_bytes):
         fault = _size_fault(line, headers, limits)
-    return fault or _meaning_fault(line, headers)
+        if fault is not None:
+            return fault
+    if len(headers) > limits.max_headers:
+        return _head_too_large(f"there must not be more than {limits.max_headers} headers")
+    return _line_fault(line) or _meaning_fault(line, headers)
 
 
-def _line_fault(line: RequestLine, limits: Edge) -> RequestError | None:
-    if _line_bytes(line) > limits.max_request_line_bytes:
-        return target_too_long(limits)
+def _line_fault(line: RequestLine) -> RequestError | None:
     if line.version not in VERSIONS:
         return Malformed("HTTP/1.1 and HTTP/1.0 are spoken here", status=505, code="http_version_not_supported")
     if line.method not in METHODS:
@@ -63,15 +66,14 @@ def _line_fault(line: RequestLine, limits: Edge) -> RequestError | None:
 
 
 def _size_fault(line: RequestLine, headers: Sequence[tuple[bytes, bytes]], limits: Edge) -> RequestError | None:
+    line_bytes = len(line.method) + 1 + len(line.target) + 1 + VERSION_BYTES + LINE_END_BYTES
+    if line_bytes > limits.max_request_line_bytes:
+        return target_too_long(limits)
     sizes_bytes = [len(name) + SEPARATOR_BYTES + len(value) + LINE_END_BYTES for name, value in headers]
     if max(sizes_bytes, default=0) > limits.max_header_line_bytes:
         return _head_too_large(f"a header line must not be larger than {limits.max_header_line_bytes} bytes")
-    head_bytes = _line_bytes(line) + sum(sizes_bytes) + LINE_END_BYTES
+    head_bytes = line_bytes + sum(sizes_bytes) + LINE_END_BYTES
     return head_too_large(limits) if head_bytes > limits.max_head_bytes else None
-
-
-def _line_bytes(line: RequestLine) -> int:
-    return len(line.method) + 1 + len(line.target) + 1 + VERSION_BYTES + LINE_END_BYTES
 
 
 def _meaning_fault(line: RequestLine, headers: Sequence[tuple[bytes, bytes]]) -> RequestError | None:
@@ -91,7 +93,7 @@ def _meaning_fault(line: RequestLine, headers: Sequence[tuple[bytes, bytes]]) ->
 def _host_fault(line: RequestLine, hosts: Sequence[bytes]) -> RequestError | None:
     if len(hosts) != 1 and not (line.version == "1.0" and not hosts):
         return Malformed("there must be one host header")
-    if hosts and not HOST.fullmatch(hosts[0]):
+    if hosts and not _is_host(hosts[0]):
         return Malformed("the host header is not a host")
     if line.target.startswith(b"/"):
         return None
@@ -101,6 +103,11 @@ def _host_fault(line: RequestLine, hosts: Sequence[bytes]) -> RequestError | Non
     if hosts and absolute[1].lower() != hosts[0].lower():
         return Malformed("the request target names another host than the host header")
     return None
+
+
+@lru_cache(REMEMBERED_HOSTS)
+def _is_host(value: bytes) -> bool:
+    return HOST.fullmatch(value) is not None
 
 
 def upgrade_refused() -> Malformed:

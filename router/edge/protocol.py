@@ -10,13 +10,19 @@ from typing import cast
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
+from router.edge import replies
 from router.edge.guarded import GuardedProtocol, Outlet
+from router.edge.head_rules import RequestLine
 from router.edge.replies import Headers, header_lines
 
 EXTENSION = "pd_router.direct"
 
-CHUNKED: Headers = ((b"transfer-encoding", b"chunked"),)
 LAST_CHUNK = b"0\r\n\r\n"
+
+CHUNKED = b"transfer-encoding: chunked\r\n\r\n"
+
+(CLOSE,) = replies.CLOSE
+CLOSE_LINE = header_lines(replies.CLOSE)
 
 
 class DirectWriter:
@@ -25,29 +31,44 @@ class DirectWriter:
     Responses go out through it or through `send`, not through both.
     """
 
-    __slots__ = ("_cycle", "_protocol", "_put", "_transport", "chunks", "loop")
+    __slots__ = ("_cycle", "_flow", "_protocol", "_put", "_transport", "chunks", "loop")
 
     def __init__(self, protocol: "GatewayProtocol", cycle: RequestResponseCycle) -> None:
         self._protocol = protocol
         self._cycle = cycle
+        self._flow = protocol.flow
         self.loop = protocol.loop
         self._transport = protocol.transport
         self._put = protocol.guards.outbox.put
         self.chunks = cycle.scope["http_version"] == "1.1"
         """Bodies of unknown length can be sent, framed in chunks; HTTP/1.0 has none."""
 
+    def whole_body(self) -> bytes | None:
+        """The body of the request, if all of it has come; None if it is to be received. To be asked once, at first."""
+        cycle = self._cycle
+        if cycle.more_body or cycle.disconnected:
+            return None
+        body, cycle.body = cycle.body, bytearray()
+        cycle.message_event.clear()
+        return bytes(body)
+
     async def answer(self, status: int, headers: Headers, body: bytes) -> None:
         """A whole response; `headers` tell the length."""
-        await self._caught_up()
+        if self._flow.write_paused:
+            await self._caught_up()
         if not self._cycle.disconnected:
-            self._transport.write(self._head(status, headers) + body)
+            if CLOSE in headers:
+                self._cycle.keep_alive = False
+                headers = [header for header in headers if header != CLOSE]
+            self._transport.write(self._head(status) + header_lines(headers) + b"\r\n" + body)
             self._complete()
 
-    async def start(self, status: int, headers: Headers, first: bytes) -> None:
-        """The head of a response of unknown length, and the first of its body."""
-        await self._caught_up()
+    async def start(self, lines: bytes, first: bytes) -> None:
+        """The head of a 200 of unknown length, with these header lines, and the first of its body."""
+        if self._flow.write_paused:
+            await self._caught_up()
         if not self._cycle.disconnected:
-            self._transport.write(self._head(status, (*headers, *CHUNKED)) + _chunk(first))
+            self._transport.write(b"%b%b%b%b" % (self._head(200), lines, CHUNKED, _chunk(first)))
 
     def write(self, data: bytes) -> None:
         """More of the body, as one chunk, in this round of the loop; nothing once the client has left."""
@@ -56,7 +77,8 @@ class DirectWriter:
     async def finish(self, last: bytes) -> None:
         """The last of the body."""
         self._protocol.guards.outbox.flush()
-        await self._caught_up()
+        if self._flow.write_paused:
+            await self._caught_up()
         if not self._cycle.disconnected:
             self._transport.write(_chunk(last) + LAST_CHUNK)
             self._complete()
@@ -64,7 +86,7 @@ class DirectWriter:
     def lend(self, pause: Callable[[], None], resume: Callable[[], None]) -> None:
         """Have `pause` and `resume` called as the client falls behind and catches up."""
         self._protocol.on_slow = (pause, resume)
-        if self._protocol.flow.write_paused:
+        if self._flow.write_paused:
             pause()
 
     def take_back(self) -> None:
@@ -82,22 +104,21 @@ class DirectWriter:
         The server stops reading after a large body, and without reading nobody hears of a client that leaves.
         """
         self._protocol.on_gone = gone
-        self._protocol.flow.resume_reading()
+        if self._flow.read_paused:
+            self._flow.resume_reading()
 
     async def _caught_up(self) -> None:
         """A client that is behind takes what it has before it gets more; the server drops one that stays behind."""
-        if self._protocol.flow.write_paused and not self._cycle.disconnected:
-            await self._protocol.flow.drain()
+        if not self._cycle.disconnected:
+            await self._flow.drain()
 
-    def _head(self, status: int, headers: Headers) -> bytes:
+    def _head(self, status: int) -> bytes:
+        """The status line, and what every response says."""
         cycle = self._cycle
         cycle.response_started = True
         cycle.waiting_for_100_continue = False
-        if (b"connection", b"close") in headers:
-            cycle.keep_alive = False
-        elif not cycle.keep_alive:
-            headers = (*headers, (b"connection", b"close"))
-        return b"%b%b\r\n" % (STATUS_LINE[status], header_lines((*cycle.default_headers, *headers)))
+        head = STATUS_LINE[status] + header_lines(cycle.default_headers)
+        return head if cycle.keep_alive else head + CLOSE_LINE
 
     def _complete(self) -> None:
         """What uvicorn does at the end of a response."""
@@ -120,13 +141,14 @@ class GatewayProtocol(GuardedProtocol):
     on_slow: tuple[Callable[[], None], Callable[[], None]] | None = None
     _stall: asyncio.TimerHandle | None = None
 
-    def on_headers_complete(self) -> None:
-        """Offer the extension to the request, whose task starts in the loop's next round at the earliest.
+    def _cycle_of(self, line: RequestLine) -> RequestResponseCycle:
+        """Offer the extension to the request.
 
         It is bound to the request's own cycle: with pipelining, `self.cycle` is that of a later request.
         """
-        super().on_headers_complete()
-        self.scope["extensions"] = {EXTENSION: DirectWriter(self, self.cycle)}  # type: ignore[dict-item]
+        cycle = super()._cycle_of(line)
+        cycle.scope["extensions"] = {EXTENSION: DirectWriter(self, cycle)}  # type: ignore[dict-item]
+        return cycle
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell the request that its client left."""

@@ -1,5 +1,7 @@
 import asyncio
-from collections.abc import Callable, Mapping
+import gc
+import weakref
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import orjson
@@ -18,7 +20,8 @@ from router.errors import (
     UnsupportedMedia,
     WrongKey,
 )
-from tests.support.edge import body_memory
+from tests.support.client_side import ClientTransport, connected
+from tests.support.edge import body_memory, guards
 
 TRACEPARENT = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
@@ -274,6 +277,62 @@ async def test_a_body_that_is_given_up_is_not_held() -> None:
     with pytest.raises(asyncio.CancelledError):
         await reading
     assert memory.held_bytes == 0
+
+
+class Arrived(Direct):
+    """A server that has the whole body already."""
+
+    def __init__(self, body: bytes) -> None:
+        super().__init__()
+        self._body = body
+
+    def whole_body(self) -> bytes:
+        return self._body
+
+
+async def test_a_body_that_is_there_is_held_as_any_other() -> None:
+    asgi, memory = Asgi(), body_memory()
+    asgi.scope["extensions"] = {EXTENSION: Arrived(b"{}")}
+    client = asgi.client(bodies=memory)
+    assert (await client.body(), memory.held_bytes) == (b"{}", 2)
+    with client.present(stream=False):
+        assert memory.held_bytes == 0
+
+
+async def test_a_body_that_is_there_may_be_too_long_and_too_much() -> None:
+    asgi, memory = Asgi(), body_memory(50)
+    asgi.scope["extensions"] = {EXTENSION: Arrived(b"x" * 101)}
+    with pytest.raises(TooLarge):
+        await asgi.client(bodies=memory).body()
+    asgi.scope["extensions"] = {EXTENSION: Arrived(b"x" * 51)}
+    with pytest.raises(Unavailable):
+        await asgi.client(bodies=memory).body()
+    assert memory.held_bytes == 0
+
+
+@pytest.fixture
+def without_garbage_collection() -> Iterator[None]:
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("without_garbage_collection")
+async def test_a_request_that_is_over_is_freed_at_once() -> None:
+    limits = Limits(max_body_bytes=100, write_stall_s=60, bodies=body_memory())
+    requests: list[weakref.ref[Any]] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        requests.append(weakref.ref(receive.__self__))
+        await AsgiClient(scope, receive, send, "id-1", limits).answer(b"application/json", b"{}")
+
+    protocol = connected(app, guards(), ClientTransport())
+    for _ in range(2):  # a connection keeps its last request
+        protocol.data_received(b"GET /a HTTP/1.1\r\nHost: gateway\r\n\r\n")
+        for _ in range(5):
+            await asyncio.sleep(0)
+    assert [request() is None for request in requests] == [True, False]
+    protocol.connection_lost(None)
 
 
 async def test_a_head_that_was_not_written_is_not_taken_for_one_that_was() -> None:

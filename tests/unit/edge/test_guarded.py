@@ -289,3 +289,25 @@ async def test_while_it_drains_every_answer_is_the_last_of_its_connection(app: A
     assert (statuses(client), client.ended) == ([200], "closed")
     assert b"connection: close" in client.written
     protocol.connection_lost(None)
+
+
+async def test_a_body_that_nobody_takes_is_not_read_for_ever(app: App, client: ClientTransport) -> None:
+    protocol = connected(app, guards(), client)
+    protocol.data_received(post(b"x" * 70_000, 80_000))
+    before = client.reading
+    await settle()
+    assert (before, client.reading) == (False, True)
+    protocol.connection_lost(None)
+    await settle()
+
+
+async def test_http_1_0_knows_of_no_100(app: App, client: ClientTransport) -> None:
+    protocol = connected(app, guards(), client)
+    head = post(b"", 2).replace(b"HTTP/1.1", b"HTTP/1.0").replace(b"Host", b"Expect: 100-continue\r\nHost")
+    protocol.data_received(head)
+    await settle()
+    assert client.written == b""
+    protocol.data_received(b"{}")
+    await settle()
+    assert statuses(client) == [200]
+    protocol.connection_lost(None)

@@ -110,3 +110,11 @@ def test_all_of_a_head_counts() -> None:
 def test_what_is_said_of_heads_that_never_end() -> None:
     assert (head_too_large(LIMITS).status, target_too_long(LIMITS).status) == (431, 414)
     assert (upgrade_refused().status, upgrade_refused().code) == (400, "upgrade_refused")
+
+
+def test_a_short_read_is_measured_where_even_that_may_be_too_much() -> None:
+    limits = Edge(max_request_line_bytes=1024)
+    long = RequestLine(b"GET", b"/" + b"x" * 1024, "1.1")
+    fault = fault_in(long, [HOST], limits, received_bytes=1100)
+    assert fault is not None
+    assert fault.status == 414

@@ -22,7 +22,7 @@ class Streams:
     async def __call__(self, scope: Any, _receive: Any, _send: Any) -> None:
         writer = scope["extensions"][EXTENSION]
         self.writers.append(writer)
-        await writer.start(200, ((b"x-a", b"b"),), b"data: 1\n\n")
+        await writer.start(b"x-a: b\r\n", b"data: 1\n\n")
         await self.may_end.wait()
         await writer.finish(b"data: [DONE]\n\n")
 
@@ -104,6 +104,77 @@ async def test_a_whole_response_is_one_write(client: ClientTransport) -> None:
     assert (client.writes, client.ended) == (1, "")
     assert client.written == b"HTTP/1.1 404 Not Found\r\ncontent-length: 2\r\n\r\n{}"
     protocol.connection_lost(None)
+
+
+class Reads:
+    """An application that asks for its whole body at once or else receives it, and answers."""
+
+    def __init__(self) -> None:
+        self.bodies: list[bytes | None] = []
+        self.messages: list[dict[str, Any]] = []
+
+    async def __call__(self, scope: Any, receive: Any, _send: Any) -> None:
+        writer = scope["extensions"][EXTENSION]
+        self.bodies.append(writer.whole_body())
+        while self.bodies[-1] is None and (not self.messages or self.messages[-1].get("more_body")):
+            self.messages.append(await receive())
+        await writer.answer(200, ((b"content-length", b"0"),), b"")
+        self.messages.append(await receive())
+
+
+POST = b"POST /a HTTP/1.1\r\nHost: gateway\r\nContent-Length: 6\r\n\r\n"
+
+
+async def test_a_body_that_is_there_is_not_waited_for(client: ClientTransport) -> None:
+    app = Reads()
+    protocol = connected(app, guards(), client)
+    for pieces in ((POST + b"abcdef",), (POST + b"ab", b"c", b"def")):
+        for piece in pieces:
+            protocol.data_received(piece)
+        await settle()
+    assert app.bodies == [b"abcdef", b"abcdef"]
+    assert all(type(body) is bytes for body in app.bodies)
+    assert [message["type"] for message in app.messages] == ["http.disconnect"] * 2
+    protocol.connection_lost(None)
+
+
+async def test_a_body_that_is_not_there_yet_is_received(client: ClientTransport) -> None:
+    app = Reads()
+    protocol = connected(app, guards(), client)
+    protocol.data_received(POST + b"abc")
+    await settle()
+    assert (app.bodies, client.written) == ([None], b"")
+    protocol.data_received(b"def")
+    await settle()
+    received = b"".join(message.get("body", b"") for message in app.messages)
+    assert received == b"abcdef"
+    protocol.connection_lost(None)
+
+
+async def test_after_the_whole_body_only_the_clients_end_is_received(client: ClientTransport) -> None:
+    messages: list[dict[str, Any]] = []
+
+    async def app(scope: Any, receive: Any, _send: Any) -> None:
+        scope["extensions"][EXTENSION].whole_body()
+        messages.append(await receive())
+
+    protocol = connected(app, guards(), client)
+    protocol.data_received(POST + b"abcdef")
+    await settle()
+    assert messages == []
+    protocol.connection_lost(None)
+    await settle()
+    assert messages == [{"type": "http.disconnect"}]
+
+
+async def test_nobodys_body_is_whole_once_the_client_has_left(client: ClientTransport) -> None:
+    app = Reads()
+    protocol = connected(app, guards(), client)
+    protocol.data_received(POST + b"abcdef")
+    protocol.connection_lost(None)
+    await settle()
+    assert app.bodies == [None]
+    assert app.messages[0]["type"] == "http.disconnect"
 
 
 async def test_a_client_that_is_behind_gets_no_more_until_it_has_caught_up(

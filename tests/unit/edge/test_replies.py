@@ -75,3 +75,9 @@ def test_a_head_has_the_type_and_the_id_and_nothing_of_an_engine() -> None:
         b"cache-control": b"no-cache",
         b"x-accel-buffering": b"no",
     }
+
+
+def test_a_streams_head_travels_as_it_is_told() -> None:
+    told = replies.headers(b"text/event-stream", "id-1", replies.STREAM_HEADERS)
+    lines = replies.stream_lines(b"text/event-stream", "id-1")
+    assert sorted(lines.splitlines()) == sorted(replies.header_lines(told).splitlines())
