@@ -10,10 +10,10 @@ from pathlib import Path
 
 from bench.compare import install, routers
 from bench.compare.comparison import Pace, against, as_json, interleaved, ramp
-from bench.compare.loads import LOADS
+from bench.compare.loads import LOADS, PARTS
 from bench.compare.plot import plot
 from bench.compare.processes import exit_on_sigterm, raise_file_limit
-from bench.compare.report import machine, ramp_table, tables
+from bench.compare.report import machine, parts_table, ramp_table, tables
 from bench.compare.rig import Rig, RigError, Run
 from bench.compare.routers import GATEWAY, Place, Router
 
@@ -21,6 +21,7 @@ EPILOG = """\
 examples:
   python -m bench.compare --rounds 10 --json build/bench.json --svg build/bench.svg
   python -m bench.compare --load streams --peers vllm-router --checkout before=../before
+  python -m bench.compare --parts --peers vllm-router,nginx --rounds 5
   python -m bench.compare --ramp 200,400,600,800 --load dense
 """
 
@@ -67,6 +68,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME=DIR",
         help="another gateway to measure",
     )
+    add("--parts", action="store_true", help="instead of loads: what a token costs, and a request beside its tokens")
     add("--rounds", type=int, default=3, help="interleaved rounds (default: %(default)s)")
     add("--warm-s", type=float, default=2.5, help="warm-up of a run (default: %(default)s)")
     add("--seconds", type=float, default=4, help="measured time of a run (default: %(default)s)")
@@ -98,7 +100,7 @@ def _named_path(text: str) -> tuple[str, Path]:
 
 
 def _runs(args: argparse.Namespace, rig: Rig, everyone: Sequence[Router]) -> list[Run]:
-    loads = [LOADS[name] for name in args.load or LOADS]
+    loads = list(PARTS.values()) if args.parts else [LOADS[name] for name in args.load or LOADS]
     pace = Pace(args.warm_s, args.seconds)
     if args.ramp:
         return [run for load in loads for run in ramp(rig, everyone, load, args.ramp, pace)]
@@ -109,6 +111,8 @@ def _write(args: argparse.Namespace, runs: list[Run], targets: Sequence[str]) ->
     rows = [] if args.ramp else against(runs, targets)
     print(machine(runs))
     print("\n".join(ramp_table(runs) if args.ramp else tables(runs, rows)))
+    if args.parts:
+        print("\n".join(parts_table(runs)))
     for path, text in ((args.json, json.dumps(as_json(runs, rows), indent=1)), (args.svg, plot(rows))):
         if path:
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -20,6 +20,15 @@ class Load:
         )
 
 
+PARTS = {
+    load.name: load
+    for load in (
+        Load("short", streams=100, token_interval_ms=20, tokens=16, prompt_bytes=2048),
+        Load("long", streams=100, token_interval_ms=20, tokens=128, prompt_bytes=2048),
+    )
+}
+"""As many tokens a second in answers of two lengths: what a token costs, and what a request does beside its tokens."""
+
 LOADS = {
     load.name: load
     for load in (

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import median
 
-from bench.compare.comparison import Against, holds, medians
-from bench.compare.loads import LOADS
+from bench.compare.comparison import CPU, Against, holds, medians
+from bench.compare.loads import LOADS, PARTS
 from bench.compare.ratios import CONFIDENCE, estimate
 from bench.compare.rig import Run
 
@@ -30,8 +30,9 @@ def system() -> str:
 
 def tables(runs: Sequence[Run], rows: Sequence[Against]) -> Iterator[str]:
     """The lines of a report of interleaved rounds."""
-    for load, group in itertools.groupby(sorted(runs, key=lambda run: list(LOADS).index(run.load)), lambda r: r.load):
-        yield from ("", f"### {load}: {LOADS[load]}", "")
+    loads = LOADS | PARTS
+    for load, group in itertools.groupby(sorted(runs, key=lambda run: list(loads).index(run.load)), lambda r: r.load):
+        yield from ("", f"### {load}: {loads[load]}", "")
         yield from _figures(list(group))
         yield from _ratios([row for row in rows if row.load == load])
 
@@ -42,7 +43,7 @@ def _figures(runs: Sequence[Run]) -> Iterator[str]:
     for router in dict.fromkeys(run.router for run in runs):
         own = [run for run in runs if run.router == router]
         per_token, speed, cores, p50, p99, rss = medians(own, FIGURES).values()
-        cpu = estimate([run.figure("cpu_us_per_request") for run in own])
+        cpu = estimate([run.figure(CPU) for run in own])
         faults = "; ".join(fault for run in own for fault in run.faults) or "none"
         yield (
             f"| {router} | {cpu.text(0)} | {per_token:.1f} | {speed:.0f} | {cores:.2f} | {p50:.1f}, {p99:.1f} "
@@ -63,6 +64,18 @@ def _ratios(rows: Sequence[Against]) -> Iterator[str]:
             f"| {row.target} to {row.peer} | {row.cpu_ratio.text(2)} | {row.ttft_p50_ms.text(1)} "
             f"| {row.ttft_p99_ms.text(1)} |"
         )
+
+
+def parts_table(runs: Sequence[Run]) -> Iterator[str]:
+    """What a token costs each router, and what a request does beside its tokens."""
+    short, long = PARTS.values()
+    yield from ("", "| router | CPU us/token | us/request beside its tokens |", "|---|---|---|")
+    for router in dict.fromkeys(run.router for run in runs):
+        cpu_us = {
+            load: median(run.figure(CPU) for run in runs if (run.router, run.load) == (router, load)) for load in PARTS
+        }
+        token_us = (cpu_us[long.name] - cpu_us[short.name]) / (long.tokens - short.tokens)
+        yield f"| {router} | {token_us:.1f} | {cpu_us[short.name] - short.tokens * token_us:.0f} |"
 
 
 def ramp_table(runs: Sequence[Run]) -> Iterator[str]:

@@ -13,7 +13,7 @@ from bench.compare.loads import LOADS
 from bench.compare.plot import plot
 from bench.compare.processes import running
 from bench.compare.ratios import coverage, estimate, ratios
-from bench.compare.report import ramp_table, tables
+from bench.compare.report import parts_table, ramp_table, tables
 from bench.compare.rig import Rig, Run
 from bench.compare.routers import Place, Router
 from router.settings.loading import load as load_settings
@@ -79,6 +79,13 @@ def test_the_report() -> None:
     assert json.loads(json.dumps(as_json(RUNS, rows)))["runs"][0]["router"] == "pd-router"
     circles = ElementTree.fromstring(plot(rows)).findall("{http://www.w3.org/2000/svg}circle")
     assert len(circles) == len(rows) == 1
+
+
+def test_what_a_token_costs_is_told_apart_from_what_a_request_does() -> None:
+    answers = {"short": (900, 950, 1000), "long": (3100, 3200, 3190)}
+    runs = [replace(a_run("a", i, us), load=load) for load, all_us in answers.items() for i, us in enumerate(all_us)]
+    assert list(parts_table(runs))[-1] == "| a | 20.0 | 630 |"
+    assert "### long: 100 streams, 20 ms between tokens, 128 tokens" in "\n".join(tables(runs, []))
 
 
 def test_a_ramp_tells_the_last_step_that_held() -> None:
