@@ -93,6 +93,7 @@ class GuardedProtocol(HttpToolsProtocol):
     _body_bytes = 0
     _discarded_bytes = 0
     _lingering = False
+    _is_another = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Let the client in, or tell it that there is no room."""
@@ -143,7 +144,7 @@ class GuardedProtocol(HttpToolsProtocol):
         except RequestError as fault:
             self._refuse(fault)
         else:
-            if self._phase is not before:
+            if self._phase is not before or self._is_another:
                 self._set_deadline()
 
     def on_message_begin(self) -> None:
@@ -163,11 +164,12 @@ class GuardedProtocol(HttpToolsProtocol):
             fault = upgrade_refused()
         if fault is not None:
             raise fault
+        cycle = self._cycle_of(line)  # may still find the target bad: until here nothing has begun
+        before, self.cycle = self.cycle, cycle
         self._head_room = limits.max_head_bytes
         self._phase = Phase.BODY
+        self._is_another = True
         self._received_bytes = self._body_bytes = 0
-        before = self.cycle
-        self.cycle = cycle = self._cycle_of(line)
         self.headers = []  # trailers come here, and are not headers of the request
         if before is None or before.response_complete:
             self._start_asgi_task(cycle, self.app)
@@ -261,7 +263,7 @@ class GuardedProtocol(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """Go on with the next request, or wait for one. uvicorn's own arms and cancels a timer for each."""
         self.server_state.total_requests += 1
-        if self.transport.is_closing():
+        if self.transport.is_closing() or self._lingering:
             return
         if self.pipeline:
             self.flow.resume_reading()
@@ -330,7 +332,8 @@ class GuardedProtocol(HttpToolsProtocol):
     # How long it may take
 
     def _set_deadline(self) -> None:
-        """The phase is a new one."""
+        """The phase is a new one, or the same of another request."""
+        self._is_another = False
         limits = self.guards.limits
         if self._phase is Phase.HEAD:
             self._deadline.set_after(limits.head_timeout_s)

@@ -50,6 +50,8 @@ class DirectWriter:
             return None
         body, cycle.body = cycle.body, bytearray()
         cycle.message_event.clear()
+        if self._flow.read_paused:
+            self._flow.resume_reading()
         return bytes(body)
 
     async def answer(self, status: int, headers: Headers, body: bytes) -> None:
@@ -57,10 +59,12 @@ class DirectWriter:
         if self._flow.write_paused:
             await self._caught_up()
         if not self._cycle.disconnected:
-            if CLOSE in headers:
-                self._cycle.keep_alive = False
+            cycle = self._cycle
+            if CLOSE in headers or cycle.more_body:
+                cycle.keep_alive = False
                 headers = [header for header in headers if header != CLOSE]
-            self._transport.write(self._head(status) + header_lines(headers) + b"\r\n" + body)
+            content = b"" if cycle.scope["method"] == "HEAD" else body
+            self._transport.write(self._head(status) + header_lines(headers) + b"\r\n" + content)
             self._complete()
 
     async def start(self, lines: bytes, first: bytes) -> None:

@@ -83,7 +83,8 @@ class Answer:
         """
         if self._chunks:
             receive(await self.read())
-        self._connection.divert(receive)
+        if not self.complete:  # else the connection is idle, and would keep what belongs to this answer
+            self._connection.divert(receive)
         while not self.complete:
             await self._news()
 

@@ -79,6 +79,9 @@ class ConnectionPool:
         except asyncio.CancelledError:
             connection.abort()
             raise
+        if connection.state is not IDLE:  # a server that sheds says so as soon as one connects
+            connection.abort()
+            raise ConnectFailed(f"{self._name}: spoke or closed before it was asked")
         self._open.add(connection)
         return connection
 
