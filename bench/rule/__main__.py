@@ -17,6 +17,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=30.0, metavar="S", help="of each run of mixed (%(default)s)")
     parser.add_argument("--virtual", action="store_true", help="links in virtual time: no sockets, in seconds")
     args = parser.parse_args(argv)
+    if args.virtual and args.what == "mixed":
+        parser.error("--virtual is for links; mixed has no time but the real one")
     if args.what != "mixed":
         asyncio.run(_print(links.table(args.requests, args.rate, in_virtual_time=args.virtual)))
     if args.what is None:

@@ -20,7 +20,8 @@ from router.call import Api
 from router.settings.loading import load
 
 MODEL = "sim-8b"
-ENGINE = ("--gpu", "h200", "--kv-blocks", "32768", "--decode-step-s", "0.02")
+DECODE_STEP_S = 0.02
+ENGINE = ("--gpu", "h200", "--kv-blocks", "32768", "--decode-step-s", str(DECODE_STEP_S))
 """Prompts are computed as by an H200; a step of decode is long, so that hundreds of events a second are enough."""
 
 

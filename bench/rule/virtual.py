@@ -12,7 +12,7 @@ from functools import partial
 from itertools import pairwise
 from typing import Any
 
-from bench.rule.rig import MODEL, Ask, Run, Told
+from bench.rule.rig import DECODE_STEP_S, MODEL, Ask, Run, Told
 from router.admission.grant import Grant
 from router.admission.permits import Permits
 from router.bench.replay.timeline import Timeline
@@ -32,9 +32,6 @@ from router.sim.latency import H200, PrefillChunk
 
 LEG_S = 0.003
 """Sockets, parsing and the gateway's own work."""
-
-DECODE_STEP_S = 0.02
-"""As `bench.rule.rig` has it."""
 
 Then = Callable[[], None]
 

@@ -138,13 +138,13 @@ class Fleet:
             other.links.forget(backend.id)
 
     def slow_pairs(self) -> Iterator[dict[str, Any]]:
-        """Pairs that need longer to hand a prompt over than decode, or else prefill, needs to compute it."""
+        """Pairs that are known to need longer to hand a prompt over than decode, or else prefill, to compute it."""
         by_id = {backend.id: backend for backend in self.backends}
         for decode in self.backends:
             for prefill_id, link in decode.links.items():
                 prefill = by_id.get(prefill_id)
                 speed = decode.paces.compute.tokens_per_s or (prefill and prefill.paces.compute.tokens_per_s)
-                took_s = link.compared_s
+                took_s = link.compared_s if link.is_known else None
                 if speed and took_s and took_s > COMPARED_TOKENS / speed:
                     told_s = {"handover_s": round(took_s, 3), "compute_s": round(COMPARED_TOKENS / speed, 3)}
                     yield {"prefill": prefill_id, "decode": decode.id, "tokens": COMPARED_TOKENS} | told_s

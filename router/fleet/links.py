@@ -13,7 +13,7 @@ an engine after the other.
 import math
 from collections.abc import Collection, Iterable, Iterator
 
-from router.fleet.pace import FAR, Pace
+from router.fleet.pace import ENOUGH, Pace
 
 LATE_S = 0.1
 """A first handshake takes so long; nothing younger is late."""
@@ -29,8 +29,8 @@ TRIAL_REQUESTS, TRIAL_S = 32, 10.0
 NEW_REQUESTS = 8
 """Links of which little is known, and that speaks against them, get one request of so many."""
 
-TRIAL_LOSS_S = 0.25
-"""What a request may lose by a trial after `TRIAL_REQUESTS`; twice as much after twice as many, and so on."""
+TRIAL_LOSS_S, DOUBLINGS = 0.25, 5
+"""What a request may lose by a trial when it is due; however long there was none, it is never doubled more often."""
 
 SLOW_TIMES, SLOW_S = 3.0, 0.02
 """A link is slow beside the best one if it takes so many times as long, and so much longer."""
@@ -68,6 +68,10 @@ class Link:
         """Whether all that it was chosen for has been heard of."""
         return not self.moving and self.heard_at >= self.last_at
 
+    def is_free(self, now: float) -> bool:
+        """Whether nothing is under way over it, nor about to be: what was not heard of for `TRIAL_S` has been lost."""
+        return not self.moving and (self.heard_at >= self.last_at or now - self.last_at > TRIAL_S)
+
     @property
     def is_known(self) -> bool:
         """Whether there were enough hand-overs for an estimate."""
@@ -87,7 +91,9 @@ class Link:
     def compared_s(self) -> float | None:
         """How long `COMPARED_TOKENS` take, at least, while it is not known; None while nobody has heard of it."""
         speed = self.pace.tokens_per_s
-        return COMPARED_TOKENS / speed if speed else self._seen_s(COMPARED_TOKENS) or None
+        if speed:
+            return COMPARED_TOKENS / speed
+        return self._seen_s(COMPARED_TOKENS) if self.is_heard else None
 
     def seconds(self, tokens: int) -> float | None:
         """How long so many tokens would take now; None while that is not known."""
@@ -100,16 +106,16 @@ class Link:
         return max(seen_s, self._late_s(line_tokens, now)) if self.is_late(now) else seen_s
 
     def _seen_s(self, tokens: int) -> float:
-        """By the best of those that are too few for an estimate: one may have been held up, not all.
+        """By the best of those that are too few for an estimate, or too short: one may have been held up, not all.
 
         What is more than `LATE_S` is the link's own, and grows with the tokens.
         """
-        best_s = math.inf
-        for moved_tokens, took_s in self.pace.first:
+        best_s, seen = math.inf, self.pace.seen(tokens)
+        for moved_tokens, took_s in seen:
             fixed_s = min(took_s, LATE_S)
             times = tokens / max(moved_tokens, min(tokens, FEW_TOKENS), 1)
             best_s = min(best_s, fixed_s + (took_s - fixed_s) * times)
-        return best_s if self.pace.first else 0.0
+        return best_s if seen else 0.0
 
     def _late_s(self, line_tokens: int, now: float) -> float:
         """By the age of the oldest one under way.
@@ -166,14 +172,14 @@ class Links:
     `COMPARED_TOKENS`, if it is known.
     """
 
-    __slots__ = ("_compared_s", "_links", "_tried", "_tried_asked", "_tried_at", "_usual", "asked", "best_s", "slow")
+    __slots__ = ("_best", "_compared_s", "_links", "_tried", "_tried_asked", "_tried_at", "asked", "best_s", "slow")
 
     def __init__(self) -> None:
         self.asked = 0
         self.slow: frozenset[str] = frozenset()
         self.best_s: float | None = None
         self._links: dict[str, Link] = {}
-        self._usual = Pace(COMPARED_TOKENS)
+        self._best: Link | None = None
         self._compared_s: dict[str, float] = {}
         self._tried: Link | None = None
         self._tried_asked, self._tried_at = 0, 0.0
@@ -203,37 +209,33 @@ class Links:
         return link
 
     def get(self, prefill: str) -> Link | None:
-        """The link from an engine, if there ever was a hand-over."""
+        """The link from an engine, if one was ever begun, or chosen for a trial."""
         return self._links.get(prefill)
 
     def at_least_s(self, prefill: str, tokens: int, now: float) -> float:
         """How long so many tokens take from an engine, at least, as far as anything speaks for that; 0 if nothing does.
 
-        Of a link that is not known those into the same engine tell, unless its own first hand-overs were far better.
+        Of a link that nobody has heard of the best one into the same engine tells.
         """
-        link = self._links.get(prefill)
-        if link is not None and (link.is_known or link.is_late(now)):
+        link, best = self._links.get(prefill), self._best
+        if link is not None and (link.is_heard or link.is_late(now)):
             return link.at_least_s(tokens, now)
-        usual_s = self._usual.seconds(tokens) or 0.0
-        if link is not None and link.is_heard:
-            own_s = link.at_least_s(tokens, now)
-            return own_s if own_s < usual_s / FAR else max(own_s, usual_s)
-        return usual_s or min(self._others_s(tokens, now), default=0.0)
+        if best is not None:
+            return max(best.pace.seconds(tokens) or 0.0, best.at_least_s(tokens, now))
+        return min((each.at_least_s(tokens, now) for each in self._links.values() if each.is_late(now)), default=0.0)
 
-    def _others_s(self, tokens: int, now: float) -> Iterator[float]:
-        for link in self._links.values():
-            if link.is_heard or link.is_late(now):
-                yield link.at_least_s(tokens, now)
-
-    def new(self, prefills: Iterable[str]) -> str | None:
+    def new(self, prefills: Iterable[str], now: float) -> str | None:
         """One of some prefill engines whose link should be tried now, as it is new; another one each time.
 
-        There was no hand-over, and the others are slow; or one, which may have been slow by accident.
+        There was no hand-over, and the others are slow; or one, which may have been slow by accident. The next one
+        waits until the last is heard of, or is given up.
         """
-        if self._tried is not None and not (self._tried.is_over and self.asked - self._tried_asked >= NEW_REQUESTS):
-            return None
+        if self._tried is not None:
+            is_over = self._tried.is_over or now - self._tried_at > TRIAL_S
+            if not is_over or self.asked - self._tried_asked < NEW_REQUESTS:
+                return None
         links = self._links
-        new = [each for each in prefills if (link := links.get(each)) is None or (link.is_new and link.is_over)]
+        new = [each for each in prefills if (link := links.get(each)) is None or (link.is_new and link.is_free(now))]
         return new[self.asked % len(new)] if new else None
 
     def due(self, now: float) -> list[Link]:
@@ -242,18 +244,27 @@ class Links:
         None for a while after a trial; if that was not what was expected, the same one at once.
         """
         asked, at = self.asked - TRIAL_REQUESTS, now - TRIAL_S
-        if self._tried is not None:
-            if self._tried.in_doubt:
-                return [self._tried]
-            if self._tried_asked > asked or self._tried_at > at:
-                return []
+        doubtful = [self._tried] if self._tried is not None and self._tried.in_doubt else []
+        if self._tried is not None and (self._tried_asked > asked or self._tried_at > at):
+            return doubtful
         due = [link for link in self._links.values() if link.asked <= asked and link.last_at <= at and not link.moving]
-        return sorted(due, key=lambda link: link.asked)
+        return doubtful + sorted(due, key=lambda link: link.asked)
 
-    def may_lose(self, link: Link, loss_s: float) -> bool:
-        """Whether a request that would lose so much by a trial should make it: the more, the longer there was none."""
-        since = self.asked - max(link.asked, self._tried_asked)
-        return loss_s <= TRIAL_LOSS_S * max(since, TRIAL_REQUESTS) / TRIAL_REQUESTS
+    def may_lose(self, prefill: str, loss_s: float, now: float) -> bool:
+        """Whether a request that would lose so much by a trial should make it: the more, the longer there was none.
+
+        A new link may be suspected for one accident: where fewer hand-overs came to their end than an estimate needs,
+        over all links, patience ends soon. It is counted from when a link was chosen last; of one that never was, from
+        when any was.
+        """
+        link = self._links.get(prefill)
+        chosen = self._links.values() if link is None else (link,)
+        asked = self.asked - max([self._tried_asked, *(each.asked for each in chosen)])
+        waited_s = now - max([self._tried_at, *(each.last_at for each in chosen)])
+        times = min(asked / TRIAL_REQUESTS, waited_s / TRIAL_S)
+        if (link is None or link.is_new) and sum(each.pace.samples for each in self._links.values()) < ENOUGH:
+            times = 2.0 ** min((asked - TRIAL_REQUESTS) // NEW_REQUESTS, DOUBLINGS)
+        return loss_s <= TRIAL_LOSS_S * min(max(times, 1.0), 2.0**DOUBLINGS)
 
     def slow_now(self, now: float) -> Collection[str]:
         """Those that are slow, and those from which a hand-over is late."""
@@ -265,16 +276,18 @@ class Links:
         link.pace.note(tokens, took_s)
         if self._links.get(link.prefill) is not link:
             return
-        self._usual.note(tokens, took_s)
         if (compared_s := link.compared_s) is not None:
             self._compared_s[link.prefill] = compared_s
             self._judge()
 
     def _judge(self) -> None:
-        """Those that are known are compared with each other, those that are suspected with the best of them."""
+        """All are compared with the best of those that are known; while none is, with the best that was heard of."""
         compared_s, links = self._compared_s, self._links
         self.best_s = min((took_s for prefill, took_s in compared_s.items() if links[prefill].is_known), default=None)
-        limit_s = math.inf if self.best_s is None else max(SLOW_TIMES * self.best_s, self.best_s + SLOW_S)
+        best = min(compared_s, key=compared_s.__getitem__, default=None)
+        self._best = links[best] if best is not None else None
+        best_s = self.best_s if self.best_s is not None else min(compared_s.values(), default=0.0)
+        limit_s = max(SLOW_TIMES * best_s, best_s + SLOW_S)
         if max(compared_s.values(), default=0.0) > limit_s:
             self.slow = frozenset(prefill for prefill, took_s in compared_s.items() if took_s > limit_s)
         elif self.slow:
@@ -287,8 +300,6 @@ class Links:
             if link is self._tried:
                 self._tried = None
             self._compared_s.pop(prefill, None)
-            if not self._links:
-                self._usual = Pace(COMPARED_TOKENS)
             self._judge()
 
     def items(self) -> Iterator[tuple[str, Link]]:

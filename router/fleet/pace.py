@@ -74,10 +74,16 @@ class Pace:
             return None
         return self.fixed_s + self.s_per_token * max(tokens + before, LEAST_TOKENS)
 
-    @property
-    def first(self) -> Sequence[Sample]:
-        """Tokens and seconds of those that there were, while they are too few for an estimate."""
-        return self._first
+    def seen(self, tokens: int) -> Sequence[Sample]:
+        """Tokens and seconds of what there was, where that is no estimate for `tokens`; else nothing.
+
+        While they are too few that is all of them, and of those that are too short the longest, as it would be now.
+        """
+        if self.samples < ENOUGH:
+            return self._first
+        if tokens <= REACH * self.longest_tokens:
+            return ()
+        return ((self.longest_tokens, self._expected_s(self.longest_tokens)),)
 
     @property
     def in_doubt(self) -> bool:

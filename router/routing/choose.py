@@ -15,7 +15,7 @@ from router.fleet.backend import Backend
 from router.fleet.fleet import Snapshot
 from router.fleet.links import SLOW_TIMES
 from router.fleet.pairs import Pairs
-from router.routing.disaggregation import MISSED, Home, Pools, Reason, decide, goes_by_times, is_novel
+from router.routing.disaggregation import MISSED, WEIGHED, Home, Pools, Reason, decide, goes_by_times, is_novel
 from router.routing.explanation import Explanation, Rule, Witness, unmoved
 from router.routing.modes import Modes
 from router.routing.policies import policy
@@ -36,9 +36,6 @@ Cold = Callable[[], Collection[tuple[str, str]]]
 Judgement = tuple[bool, Reason, Sequence[Backend], Times | None]
 
 NOVEL = (Reason.NOVEL_PROMPT, Reason.FASTER_REMOTE, Reason.TRIAL)
-
-WEIGHED = (Reason.SLOW_HANDOVER, Reason.FASTER_LOCAL)
-"""A hand-over would have taken longer, by what has been learnt."""
 
 
 def in_group(decode: Backend, prefill: Sequence[Backend]) -> list[Backend]:
@@ -171,7 +168,7 @@ class Chooser:
         remote, reason = self._rule(call, facts, pools, self.rules_of(call), learnt)
         if call.stream and (remote or reason in WEIGHED):  # of a complete answer the hand-over cannot be timed
             novel = max(0, call.prompt_tokens - facts.cached_tokens)
-            tried = to_try(roomy, home, novel, self._rules, snapshot.at, remote=remote)
+            tried = to_try(roomy, home, novel, self._rules, snapshot.at, reason)
             if tried is not None:
                 return True, Reason.TRIAL, [tried], learnt
         return remote, reason, able, learnt
@@ -263,7 +260,7 @@ class Chooser:
 
 
 def _with_a_faster_link(decode: Sequence[Backend], home: Backend | None, here: Times) -> list[Backend]:
-    """Engines to which KV comes far faster than it would to `home`."""
+    """Engines to which KV comes far faster than to `home`, where that is known; else all that have a known link."""
     limit_s = (here.link_s or math.inf) / SLOW_TIMES
     return [d for d in decode if d is not home and d.links.best_s is not None and d.links.best_s < limit_s]
 

@@ -40,6 +40,9 @@ class Reason(StrEnum):
 MISSED = (Reason.PREFILL_UNAVAILABLE, Reason.PREFILL_SATURATED)
 """The prompt should be computed by a prefill engine, and cannot be now."""
 
+WEIGHED = (Reason.SLOW_HANDOVER, Reason.FASTER_LOCAL)
+"""A hand-over would have taken longer, by what has been learnt."""
+
 
 class Pools(NamedTuple):
     """What the rule must know of the pools: is an engine usable, has one of them room, how busy is the fleet."""

@@ -140,6 +140,13 @@ def test_a_pair_is_slow_where_handing_over_takes_longer_than_computing() -> None
     assert list(fleet.slow_pairs()) == []
 
 
+def test_one_slow_hand_over_makes_no_slow_pair() -> None:
+    prefill, decode = a_backend("prefill", 1), paced(a_backend("decode", 2), prefill_tokens_per_s=30_000)
+    for count in (0, 0, 1):
+        decode.links.begin(prefill.id, 2000, 0.0).arrived(0.7)
+        assert len(list(Fleet([prefill, decode]).slow_pairs())) == count
+
+
 def test_what_was_learnt_of_an_engine_and_its_links_is_forgotten_together() -> None:
     prefill, other, decode = a_backend("prefill", 1), a_backend("prefill", 2), a_backend("decode", 3)
     for engine in (prefill, other):

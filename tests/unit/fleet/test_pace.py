@@ -112,11 +112,22 @@ def test_a_first_handshake_is_outvoted() -> None:
 
 def test_the_first_samples_are_there_until_there_is_an_estimate() -> None:
     pace = noted((2000, 0.9), line(2000))
-    assert list(pace.first) == [(2000, 0.9), line(2000)]
+    assert list(pace.seen(3000)) == [(2000, 0.9), line(2000)]
     pace.note(*line(1000))
-    assert list(pace.first) == [line(2000), line(1000)], "the first one was outvoted"
+    assert list(pace.seen(3000)) == [line(2000), line(1000)], "the first one was outvoted"
     pace.note(*line(4000))
-    assert list(pace.first) == []
+    assert list(pace.seen(3000)) == []
+
+
+def test_what_an_estimate_does_not_reach_goes_by_the_longest_that_it_was_learnt_from() -> None:
+    pace = noted(*[line(tokens) for tokens in (600, 300, 400)])
+    assert pace.seconds(4800) == pytest.approx(line(4800)[1])
+    assert list(pace.seen(4800)) == []
+    assert pace.seconds(4801) is None
+    ((tokens, took_s),) = pace.seen(4801)
+    assert tokens == 600
+    assert took_s == pytest.approx(line(600)[1])
+    assert list(noted().seen(100)) == []
 
 
 def test_smaller_changes_are_followed() -> None:

@@ -146,15 +146,26 @@ def test_a_trial_is_for_requests_that_lose_little() -> None:
     linked(prefill, decode, s_per_token=SLOW_S)
 
     def tries(tokens: int) -> bool:
-        return to_try([prefill], decode, tokens, Routing(), TRIAL_S, remote=False) is prefill
+        return to_try([prefill], decode, tokens, Routing(), at, Reason.FASTER_LOCAL) is prefill
 
+    at = TRIAL_S
     assert not tries(2000)
     decode.links.asked = TRIAL_REQUESTS
     assert (tries(2000), tries(4000)) == (True, False)
     decode.links.asked *= 2
+    assert (tries(2000), tries(4000)) == (True, False)
+    at = 2 * TRIAL_S
     assert tries(4000)
-    assert to_try([], decode, 4000, Routing(), TRIAL_S, remote=False) is None
-    assert to_try([prefill], decode, 4000, Routing(), TRIAL_S, remote=True) is None, "it is the best that there is"
+    assert to_try([], decode, 4000, Routing(), at, Reason.SLOW_HANDOVER) is None
+    remote = to_try([prefill], decode, 4000, Routing(), at, Reason.FASTER_REMOTE)
+    assert remote is None, "it is the best that there is"
+
+
+def test_the_line_on_a_prefill_engine_is_lost_by_a_trial_too() -> None:
+    engines = Strangers()
+    for line_tokens, tries in ((0, True), (SPEED // 4, False)):
+        engines.one.load.tokens = engines.other.load.tokens = line_tokens
+        assert (engines.tried(1000) is not None) is tries
 
 
 class Strangers:
@@ -165,14 +176,14 @@ class Strangers:
         self.decode = a_decode(4)
         linked(self.known, self.decode, s_per_token=SLOW_S)
 
-    def tried(self, tokens: int, *, remote: bool = False) -> Backend | None:
-        return to_try([self.known, self.one, self.other], self.decode, tokens, Routing(), 0.0, remote=remote)
+    def tried(self, tokens: int, reason: Reason = Reason.SLOW_HANDOVER) -> Backend | None:
+        return to_try([self.known, self.one, self.other], self.decode, tokens, Routing(), 0.0, reason)
 
 
 def test_an_engine_that_never_handed_over_is_tried_at_once_by_a_short_prompt() -> None:
     engines = Strangers()
     assert engines.tried(8000) is None
-    assert engines.tried(1000, remote=True) is None
+    assert engines.tried(1000, Reason.FASTER_LOCAL) is None, "nothing speaks against its link"
     assert engines.tried(1000) in (engines.one, engines.other)
 
 
@@ -180,7 +191,7 @@ def test_a_prompt_that_is_handed_over_anyway_makes_no_acquaintances() -> None:
     engines = Strangers()
     linked(engines.one, engines.decode, s_per_token=FAST_S)
     assert engines.decode.links.slow == {engines.known.id}
-    assert engines.tried(1000, remote=True) is None
+    assert engines.tried(1000, Reason.FASTER_REMOTE) is None
     assert engines.tried(1000) is engines.other
 
 
@@ -204,7 +215,70 @@ def test_a_link_whose_first_hand_over_was_held_up_is_used_again_after_a_trial() 
     traffic = Traffic(prefill, decode)
     decode.links.forget(prefill.id)
     decode.links.begin(prefill.id, 2000, 0.0).arrived(0.5)
-    routes = traffic.many(20, tokens=2000)
-    assert reasons(routes[:1]) == {Reason.SLOW_HANDOVER: 1}
+    assert reasons(traffic.many(20, tokens=2000)) == {Reason.SLOW_HANDOVER: 20}
     assert reasons(traffic.many(20, tokens=1000))[Reason.TRIAL] >= 1
     assert reasons(traffic.many(20, tokens=2000)) == {Reason.FASTER_REMOTE: 20}
+
+
+@pytest.mark.parametrize(("tokens", "held_up_s"), [(4000, 1.0), (4000, 3.5), (12_000, 3.5)])
+def test_one_first_hand_over_that_was_held_up_costs_some_tens_of_long_prompts_their_hand_over(
+    tokens: int, held_up_s: float
+) -> None:
+    prefill, decode = [a_prefill(port) for port in (1, 2, 3, 4)], a_decode(9)
+    traffic = Traffic(*prefill, decode)
+    for engine in prefill:
+        decode.links.forget(engine.id)
+    decode.links.begin(prefill[0].id, tokens, 0.0).arrived(held_up_s)
+    assert 1 <= reasons(traffic.many(90, tokens=tokens))[Reason.SLOW_HANDOVER] <= 64
+
+
+@pytest.mark.parametrize("heard", [1, 2])
+def test_a_link_that_was_fast_once_is_used_beside_one_whose_first_hand_over_was_slow(heard: int) -> None:
+    slow, fast, decode = a_prefill(1), a_prefill(2), a_decode(3)
+    traffic = Traffic(slow, fast, decode, slow=(slow,))
+    for engine in (slow, fast):
+        decode.links.forget(engine.id)
+    decode.links.begin(slow.id, 12_000, 0.0).arrived(3.5)
+    for tokens in (6000, 12_000)[:heard]:
+        decode.links.begin(fast.id, tokens, 0.0).arrived(0.01 + FAST_S * tokens)
+    traffic.now = 20.0
+    assert {route.prefill for route in traffic.many(30, tokens=12_000)} == {fast}
+
+
+@pytest.mark.parametrize(("tokens", "within"), [(2000, 40), (12_000, 200)])
+def test_a_new_engine_with_a_fast_link_is_found_beside_a_slow_one_also_by_long_prompts_only(
+    tokens: int, within: int
+) -> None:
+    slow, new, decode = a_prefill(1), a_backend("prefill", 2), a_decode(3)
+    traffic = Traffic(slow, new, decode, slow=(slow,))
+    decode.links.forget(new.id)
+    traffic.many(within, tokens=tokens)
+    assert {route.prefill for route in traffic.many(20, tokens=tokens)} <= {new}
+
+
+def test_a_new_engine_beside_a_fast_link_and_a_slow_one_is_used_at_once() -> None:
+    fast, slow, new, decode = a_prefill(1), a_prefill(2), a_backend("prefill", 3), a_decode(4)
+    traffic = Traffic(fast, slow, new, decode, slow=(slow,))
+    decode.links.forget(new.id)
+    assert reasons(traffic.many(30, tokens=2000))[Reason.SLOW_HANDOVER] == 0
+
+
+def test_nothing_is_tried_for_lines_of_prompts_where_all_links_are_fast() -> None:
+    prefill, decode = [a_prefill(port) for port in range(1, 9)], a_decode(99, requests=1)
+    traffic = Traffic(*prefill, decode)
+    for engine in prefill:
+        engine.load.tokens = 5 * SPEED
+        if engine is not prefill[0]:
+            decode.links.forget(engine.id)
+    assert Reason.TRIAL not in reasons(traffic.many(200, tokens=4000))
+
+
+def test_an_engine_that_is_drained_while_its_link_is_in_doubt_keeps_no_others_waiting() -> None:
+    drained, other, decode = a_prefill(1), a_prefill(2), a_decode(3)
+    traffic = Traffic(drained, other, decode, slow=(drained, other))
+    traffic.s_per_token[drained, decode] = FAST_S
+    while traffic.one(2000).prefill is not drained:
+        pass
+    drained.standing.drained = True
+    traffic.s_per_token[other, decode] = FAST_S
+    assert {route.prefill for route in traffic.many(100, tokens=2000)[-20:]} == {other}
