@@ -121,6 +121,57 @@ async def test_a_refusal_waits_for_all_answers_before_it(app: App, client: Clien
     protocol.connection_lost(None)
 
 
+NOWHERE = b"GET http://a:99999/ HTTP/1.1\r\nHost: a:99999\r\n\r\n"
+"""A target that only taking it apart shows to be none."""
+
+
+async def test_a_target_that_is_none_costs_no_request_before_it(app: App, client: ClientTransport) -> None:
+    protocol = connected(app, guards(), client)
+    app.may_answer.clear()
+    protocol.data_received(GET + NOWHERE)
+    await settle()
+    app.may_answer.set()
+    await settle()
+    assert (statuses(client), app.messages) == ([200, 400], ["http.request"])
+    protocol.connection_lost(None)
+
+
+async def test_a_target_that_is_none_is_refused_on_a_connection_that_was_used_before(
+    app: App, client: ClientTransport
+) -> None:
+    protocol = connected(app, guards(), client)
+    for sent in (GET, NOWHERE):
+        protocol.data_received(sent)
+        await settle()
+    assert (statuses(client), client.half_closed) == ([200, 400], True)
+    protocol.connection_lost(None)
+
+
+@pytest.mark.parametrize("next_one", [GET + GET[:9], BAD])
+async def test_nothing_is_done_for_a_connection_that_can_be_answered_no_more(
+    app: App, client: ClientTransport, next_one: bytes
+) -> None:
+    protocol = connected(app, guards(), client)
+    app.may_answer.clear()
+    protocol.data_received(GET + next_one)
+    await settle()
+    protocol.end()  # its answer says that it is the last, as the request was not read
+    app.may_answer.set()
+    await settle()
+    assert app.seen == ["/a"]
+    assert statuses(client) == [200]
+    protocol.connection_lost(None)
+
+
+async def test_the_time_of_a_request_begins_with_its_own_head(app: App, client: ClientTransport) -> None:
+    protocol = connected(app, guards(), client)
+    protocol.data_received(post(b"x", 2))
+    protocol._body_begun_at -= 4
+    protocol.data_received(b"x" + post(b"x", 2))
+    assert protocol._body_begun_at == pytest.approx(asyncio.get_running_loop().time(), abs=1)
+    protocol.connection_lost(None)
+
+
 async def test_a_request_whose_body_breaks_off_is_taken_back(app: App, client: ClientTransport) -> None:
     protocol = connected(app, guards(), client)
     protocol.data_received(b"POST /c HTTP/1.1\r\nHost: gateway\r\nTransfer-Encoding: chunked\r\n\r\n")

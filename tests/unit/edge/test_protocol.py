@@ -138,6 +138,42 @@ async def test_a_body_that_is_there_is_not_waited_for(client: ClientTransport) -
     protocol.connection_lost(None)
 
 
+async def test_after_a_long_body_what_follows_is_read(client: ClientTransport) -> None:
+    """uvicorn stops reading after 64 KiB of a body, until that is taken."""
+    app = Reads()
+    protocol = connected(app, guards(), client)
+    long = b"x" * 70_000
+    protocol.data_received(POST.replace(b"6", b"70000") + long + POST[:9])
+    await settle()
+    assert (app.bodies, client.reading) == ([long], True)
+    protocol.data_received(POST[9:] + b"abcdef")
+    await settle()
+    assert app.bodies == [long, b"abcdef"]
+    protocol.connection_lost(None)
+
+
+async def test_what_is_answered_before_it_was_sent_is_the_last_on_its_connection(client: ClientTransport) -> None:
+    async def app(scope: Any, _receive: Any, _send: Any) -> None:
+        await scope["extensions"][EXTENSION].answer(405, ((b"content-length", b"2"),), b"no")
+
+    protocol = connected(app, guards(), client)
+    protocol.data_received(POST + b"abc")
+    await settle()
+    assert b"\r\nconnection: close\r\n" in client.written
+    protocol.connection_lost(None)
+
+
+async def test_an_answer_to_head_has_no_body(client: ClientTransport) -> None:
+    async def app(scope: Any, _receive: Any, _send: Any) -> None:
+        await scope["extensions"][EXTENSION].answer(405, ((b"content-length", b"2"),), b"no")
+
+    protocol = connected(app, guards(), client)
+    protocol.data_received(GET.replace(b"GET", b"HEAD"))
+    await settle()
+    assert client.written.endswith(b"content-length: 2\r\n\r\n")
+    protocol.connection_lost(None)
+
+
 async def test_a_body_that_is_not_there_yet_is_received(client: ClientTransport) -> None:
     app = Reads()
     protocol = connected(app, guards(), client)

@@ -278,3 +278,13 @@ async def test_an_answer_tells_whether_its_engine_ever_had_to_wait() -> None:
     connection.data_received(chunk(b"a"))
     await answer.read()
     assert answer.was_paused
+
+
+@virtual_time
+async def test_a_connection_keeps_nothing_of_an_answer_that_was_complete_before_it_was_pushed_on() -> None:
+    answer, connection, _ = asked()
+    connection.data_received(CHUNKED + chunk(b"a") + LAST_CHUNK)
+    got: list[bytes] = []
+    await answer.push_to(got.append)
+    assert got == [b"a"]
+    assert connection._take_body != got.append

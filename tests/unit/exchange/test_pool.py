@@ -1,13 +1,14 @@
 import asyncio
 import errno
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from unittest.mock import patch
 
 import pytest
 
 from router.errors import ConnectFailed, ConnectionLost, OutOfFiles
+from router.exchange.connection import EngineConnection
 from router.exchange.pool import IDLE_EXPIRY_S, ConnectionPool, Connections
 from tests.support.scripted_engine import (
     Connection,
@@ -20,6 +21,7 @@ from tests.support.scripted_engine import (
 )
 from tests.support.sim_pair import closed_port
 from tests.support.virtual_time import virtual_time
+from tests.support.wire import FakeTransport
 
 POST = b"POST / HTTP/1.1\r\ncontent-length: 0\r\n\r\n"
 OK = answer({})
@@ -217,6 +219,22 @@ async def test_where_no_more_files_may_be_open_the_engine_is_not_at_fault(number
             await ask(pool)
         assert (pool.open, await ask(pool)) == (0, b"{}")
         pool.close()
+
+
+@virtual_time
+async def test_an_engine_that_speaks_before_it_is_asked_is_one_that_cannot_be_connected_to() -> None:
+    """As a server does that has no room and says so; uvloop delivers that before whoever connects goes on."""
+
+    async def eager(made: Callable[[], EngineConnection], *_: object) -> None:
+        connection = made()
+        connection.connection_made(FakeTransport())
+        connection.data_received(b"HTTP/1.1 503 busy\r\n\r\n")
+
+    pool = ConnectionPool("http://127.0.0.1:9", connect_s=1)
+    with patch.object(pool._loop, "create_connection", eager), pytest.raises(ConnectFailed) as caught:
+        await pool.connect()
+    assert "spoke or closed" in str(caught.value.detail)
+    assert (pool.open, pool.idle) == (0, 0)
 
 
 @virtual_time
