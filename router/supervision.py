@@ -29,6 +29,11 @@ QUIET_S = 60.0
 PACKAGE = f"{Path(__file__).parent}{os.sep}"
 
 
+CANCELLED_AGAIN_S = 0.5
+"""For how long work may tidy up before it is cancelled once more. Before Python 3.12, one that waits for a library's
+`asyncio.wait_for` goes on as if nothing had happened when what it waits for comes in the same moment."""
+
+
 class Telling(Enum):
     """How much of a failure the log is told."""
 
@@ -158,10 +163,11 @@ class Tasks:
         task.add_done_callback(self._ended)
 
     async def close(self) -> None:
-        """Cancel what is running and wait for it."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        """Cancel what is running and wait for it; again where that got lost, as `asyncio.wait_for` may lose it."""
+        while running := [task for task in self._tasks if not task.done()]:
+            for task in running:
+                task.cancel()
+            await asyncio.wait(running, timeout=CANCELLED_AGAIN_S)
 
     async def drain(self, timeout_s: float) -> None:
         """Let what is running end by itself, for a while; what it starts in turn, too."""

@@ -23,6 +23,27 @@ async def test_work_runs_and_is_forgotten_when_it_ends() -> None:
     assert len(tasks) == 0
 
 
+@virtual_time
+async def test_work_that_missed_its_cancellation_is_cancelled_again() -> None:
+    tasks, missed = Tasks(), 0
+
+    async def work() -> None:
+        nonlocal missed
+        while True:
+            try:
+                await asyncio.sleep(10)
+            except asyncio.CancelledError:
+                missed += 1
+                if missed == 3:
+                    raise
+
+    tasks.spawn(work(), "work")
+    await asyncio.sleep(0)
+    async with asyncio.timeout(5):
+        await tasks.close()
+    assert (missed, len(tasks)) == (3, 0)
+
+
 async def test_a_task_bears_the_name_it_was_given() -> None:
     tasks = Tasks()
     names: list[str] = []
