@@ -80,9 +80,9 @@ async def running(settings: Settings, log_lines: Lines | None = None) -> AsyncIt
                 yield Running(app, data, ops, url_of(data_socket), url_of(ops_socket))
             finally:
                 app.readiness.draining = True
-                data.should_exit = True
+                data.stop()
                 await serving
-                ops.should_exit = True
+                ops.stop()
                 await operating  # cancelled, as when the block fails, it would leave its listener open
 
 

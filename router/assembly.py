@@ -12,7 +12,6 @@ from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Self
 
-import httpx
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 from prometheus_client.registry import Collector
@@ -40,9 +39,9 @@ from router.errors import InvalidRequest, Leg
 from router.exchange.budget import RetryBudget
 from router.exchange.exchange import Exchange
 from router.exchange.pool import Connections
+from router.exchange.questions import Questions
 from router.exchange.rehearsal import Rehearsal
 from router.exchange.release import Releases
-from router.exchange.transport import EngineTransport
 from router.exchange.warm_up import WarmUps
 from router.explain.explainer import Explainer
 from router.fleet.backend import Backend
@@ -115,13 +114,17 @@ class Assembly:
         return Membership(self.fleet, self.prober, self.pairs, self._backend, self._call_who_waits)
 
     @cached_property
+    def questions(self) -> Questions:
+        return Questions(self.connections)
+
+    @cached_property
     def prober(self) -> Prober:
         rules = self.settings.probes
-        return Prober(self.fleet, self._client, rules, clock=CLOCK, notice=self._notice, rng=self._rng)
+        return Prober(self.fleet, self.questions.ask, rules, clock=CLOCK, notice=self._notice, rng=self._rng)
 
     @cached_property
     def scraper(self) -> Scraper:
-        return Scraper(self.fleet, self._client, self.settings.scrapes, CLOCK)
+        return Scraper(self.fleet, self.questions.ask, self.settings.scrapes, CLOCK)
 
     @cached_property
     def kv_events(self) -> Subscriptions | None:
@@ -311,10 +314,6 @@ class Assembly:
         )
 
     # What several rooms share
-
-    @cached_property
-    def _client(self) -> httpx.AsyncClient:
-        return httpx.AsyncClient(transport=EngineTransport(self.connections), trust_env=False)
 
     @cached_property
     def _partners(self) -> Partners:

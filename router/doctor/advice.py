@@ -12,9 +12,9 @@ LOOPBACK = ("127.", "localhost", "::1", "0.0.0.0")  # noqa: S104 - what an engin
 
 def for_engine(backend: Backend, why: str) -> str:
     """For one that cannot be used, with the reason that its standing gives."""
-    if "ConnectError" in why:
+    if ConnectFailed.reason in why:
         return f"is it started, is {backend.id} its address, does a firewall let the gateway through?"
-    if "Timeout" in why:
+    if EngineTimeout.reason in why:
         return "it is starting, frozen or overloaded; see its log, or set probes.timeout_s"
     if any(f"answered {status}" in why for status in KEY_REFUSED):
         return "name the variable with its API key in backends.key_env"

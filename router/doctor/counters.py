@@ -3,10 +3,11 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import httpx
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
+from router.errors import EngineFault
+from router.fleet.ask import Ask
 from router.fleet.backend import Backend
 
 SOURCES = {"external_kv_transfer": "pulled", "local_cache_hit": "cached", "local_compute": "computed"}
@@ -43,13 +44,12 @@ class Counters:
     has_connector: bool
 
 
-async def read(client: httpx.AsyncClient, backend: Backend, timeout_s: float) -> Counters | None:
+async def read(ask: Ask, backend: Backend, timeout_s: float) -> Counters | None:
     """The counters of a vLLM engine; None of one that has none, or cannot tell them now."""
-    headers = {"authorization": f"Bearer {backend.key}"} if backend.key else {}
     try:
-        page = await client.get(f"{backend.url}/metrics", timeout=timeout_s, headers=headers)
-        samples = list(_samples(page.text)) if page.status_code == httpx.codes.OK else []
-    except (httpx.HTTPError, ValueError):
+        page = await ask(backend, "/metrics", timeout_s)
+        samples = list(_samples(page.body.decode())) if page.ok else []
+    except (EngineFault, ValueError):
         return None
     return _counters(samples) if samples else None
 

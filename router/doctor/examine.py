@@ -8,14 +8,11 @@ from enum import StrEnum
 from functools import partial
 from uuid import uuid4
 
-import httpx
-
 from router.assembly import Assembly, build
 from router.doctor import advice, counters
 from router.doctor.counters import Counters, PromptTokens
 from router.errors import EngineFault, EngineRefusal
 from router.exchange.rehearsal import Rehearsed, common_model
-from router.exchange.transport import EngineTransport
 from router.fleet.backend import Backend
 from router.fleet.discovery.sources import Sources
 from router.settings.engines import Role
@@ -86,9 +83,9 @@ class Findings:
 
 async def examine(settings: Settings, progress: Progress) -> Findings:
     """Look at a fleet that may be serving; each pair costs it one prompt of a few tokens."""
-    async with _app(settings) as app, _client(app) as client:
+    async with _app(settings) as app:
         await app.prober.probe_all()
-        doctor = Doctor(app, client, progress)
+        doctor = Doctor(app, progress)
         return await doctor.examine()
 
 
@@ -104,16 +101,11 @@ async def _app(settings: Settings) -> AsyncIterator[Assembly]:
         app.connections.close()
 
 
-def _client(app: Assembly) -> httpx.AsyncClient:
-    return httpx.AsyncClient(transport=EngineTransport(app.connections), trust_env=False)
-
-
 class Doctor:
     """Examines the engines of an `Assembly`, once they have been probed."""
 
-    def __init__(self, app: Assembly, client: httpx.AsyncClient, progress: Progress) -> None:
+    def __init__(self, app: Assembly, progress: Progress) -> None:
         self._app = app
-        self._client = client
         self._progress = progress
         self._timeout_s = app.settings.probes.timeout_s
         self._done = 0
@@ -175,7 +167,7 @@ class Doctor:
         return grown if now else None
 
     async def _counters(self, backend: Backend) -> Counters | None:
-        return await counters.read(self._client, backend, self._timeout_s)
+        return await counters.read(self._app.questions.ask, backend, self._timeout_s)
 
 
 def rounds(pairs: Iterable[Pair]) -> Iterator[list[Pair]]:

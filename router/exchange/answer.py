@@ -131,6 +131,10 @@ class Answer:
         """From now on, no byte for `idle_s` seconds is a timeout, and so is no end by `deadline` (loop time)."""
         self.expect(END, deadline, silent_s=idle_s)
 
+    def within(self, wait_s: float) -> None:
+        """From now on, no end in `wait_s` seconds is a timeout."""
+        self.expect("answer", self._loop.time() + wait_s)
+
     # The connection's side
 
     def on_head(self, status: int, headers: dict[bytes, bytes]) -> None:

@@ -10,6 +10,15 @@ from router.fleet.backend import Backend
 FIXED = "content-type: application/json\r\naccept: */*\r\naccept-encoding: identity\r\n"
 
 
+def question(backend: Backend, path: str, body_bytes: int) -> bytes:
+    """The head of a short question: a GET without a body, a JSON request with one."""
+    more = "" if backend.key is None else f"authorization: Bearer {backend.key}\r\n"
+    if body_bytes:
+        more += f"{FIXED}content-length: {body_bytes}\r\n"
+    method = "POST" if body_bytes else "GET"
+    return f"{method} {path} HTTP/1.1\r\nhost: {backend.id}\r\n{more}\r\n".encode("latin-1")
+
+
 def post(backend: Backend, path: str, body_bytes: int, trace: Trace) -> bytes:
     """The head of a JSON request of `body_bytes` to an engine."""
     more = ""

@@ -4,12 +4,13 @@ One that fell silent while its `/health` was good is asked for a token instead, 
 """
 
 import asyncio
+import json
 import random
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import httpx
-
+from router.errors import EngineFault
+from router.fleet.ask import SERVER_ERROR, Ask, Reply
 from router.fleet.backend import Backend, ModelCard
 from router.fleet.fleet import Fleet
 from router.fleet.identity import identity
@@ -30,7 +31,7 @@ class Prober:
     def __init__(
         self,
         fleet: Fleet,
-        client: httpx.AsyncClient,
+        ask: Ask,
         rules: Probes,
         *,
         clock: Clock,
@@ -38,7 +39,7 @@ class Prober:
         rng: random.Random,
     ) -> None:
         self._fleet = fleet
-        self._client = client
+        self._ask = ask
         self._rules = rules
         self._clock = clock
         self._notice = notice
@@ -69,12 +70,12 @@ class Prober:
     async def probe(self, backend: Backend) -> None:
         """One look at one engine."""
         try:
-            health = await self._client.get(f"{backend.url}/health", timeout=self._rules.timeout_s)
-            why = None if health.status_code == httpx.codes.OK else f"/health answered {health.status_code}"
+            health = await self._ask(backend, "/health", self._rules.timeout_s)
+            why = None if health.ok else f"/health answered {health.status}"
             if why is None and self._learning_due(backend):
                 why = await self._learn(backend)
-        except (httpx.HTTPError, OSError) as error:
-            why = f"probe failed: {type(error).__name__}"
+        except EngineFault as fault:
+            why = f"probe failed: {fault.reason}"
         if why is None:
             changed = backend.standing.good_probe(self._clock())
         else:
@@ -84,14 +85,12 @@ class Prober:
 
     async def knock(self, backend: Backend) -> None:
         """Ask an engine that fell silent for one token, and wait: only work proves that it works again."""
-        headers = {"authorization": f"Bearer {backend.key}"} if backend.key else {}
-        body = {"model": next(iter(backend.models), ""), "prompt": "1", "max_tokens": 1}
-        url = f"{backend.url}/v1/completions"
+        one_token = json.dumps({"model": next(iter(backend.models), ""), "prompt": "1", "max_tokens": 1}).encode()
         try:
-            answer = await self._client.post(url, json=body, headers=headers, timeout=self._rules.knock_timeout_s)
-        except (httpx.HTTPError, OSError):
+            reply = await self._ask(backend, "/v1/completions", self._rules.knock_timeout_s, one_token)
+        except EngineFault:
             return
-        if answer.status_code < httpx.codes.INTERNAL_SERVER_ERROR and backend.standing.woke(self._clock()):
+        if reply.status < SERVER_ERROR and backend.standing.woke(self._clock()):
             self._notice(backend)
 
     async def _meet(self, backend: Backend) -> None:
@@ -119,13 +118,15 @@ class Prober:
 
     async def _learn(self, backend: Backend) -> str | None:
         """Read `/v1/models` and `/version`, which not every engine has; returns what is wrong with them, or None."""
-        answer, version = await self._ask(backend, "/v1/models"), await self._ask(backend, "/version")
-        if answer.status_code != httpx.codes.OK:
-            return f"/v1/models answered {answer.status_code}"
-        if version.is_server_error:
-            return f"/version answered {version.status_code}"
+        timeout_s = self._rules.timeout_s
+        models = await self._ask(backend, "/v1/models", timeout_s)
+        version = await self._ask(backend, "/version", timeout_s)
+        if not models.ok:
+            return f"/v1/models answered {models.status}"
+        if version.status >= SERVER_ERROR:
+            return f"/version answered {version.status}"
         try:
-            listing = answer.json()
+            listing = json.loads(models.body)
             cards = {card.id: card for card in _cards(listing)}
         except (ValueError, RecursionError):
             return "/v1/models is not a list of models"
@@ -137,21 +138,17 @@ class Prober:
         self._learnt_at[backend] = self._clock()
         return None
 
-    async def _ask(self, backend: Backend, path: str) -> httpx.Response:
-        headers = {"authorization": f"Bearer {backend.key}"} if backend.key else {}
-        return await self._client.get(f"{backend.url}{path}", timeout=self._rules.timeout_s, headers=headers)
-
 
 def _last_resort(backend: Backend) -> LastResort:
     return LastResort(f"probe of {backend.id}")
 
 
-def _json(answer: httpx.Response) -> object:
+def _json(reply: Reply) -> object:
     """The content of a good answer; None of any other."""
-    if answer.status_code != httpx.codes.OK:
+    if not reply.ok:
         return None
     try:
-        content: object = answer.json()
+        content: object = json.loads(reply.body)
     except (ValueError, RecursionError):
         return None
     return content

@@ -7,18 +7,15 @@ good for `FRESH` intervals; then it is not known what others have on an engine.
 import asyncio
 from weakref import WeakKeyDictionary
 
-import httpx
-
 from router.engines.gauges import read_gauges
 from router.engines.vllm import cache_tokens
+from router.errors import EngineFault
+from router.fleet.ask import Ask
 from router.fleet.backend import Backend
 from router.fleet.fleet import Fleet
 from router.settings.fleet import Scrapes
 from router.supervision import LastResort
 from router.telemetry.events import Clock
-
-MAX_PAGE_BYTES = 4 << 20
-"""A page of vLLM has some 100 KB."""
 
 FRESH = 3
 
@@ -26,9 +23,9 @@ FRESH = 3
 class Scraper:
     """Reads the engines' metrics until cancelled. An engine without any is left as unknown."""
 
-    def __init__(self, fleet: Fleet, client: httpx.AsyncClient, rules: Scrapes, clock: Clock) -> None:
+    def __init__(self, fleet: Fleet, ask: Ask, rules: Scrapes, clock: Clock) -> None:
         self._fleet = fleet
-        self._client = client
+        self._ask = ask
         self._rules = rules
         self._clock = clock
         self._reading: set[Backend] = set()
@@ -64,11 +61,11 @@ class Scraper:
         asked_at, load = self._clock(), backend.load
         sent, ever = load.requests, load.ever
         try:
-            async with asyncio.timeout(self._rules.timeout_s):
-                page = await self._page(f"{backend.url}/metrics")
-        except (httpx.HTTPError, OSError, TimeoutError):
+            reply = await self._ask(backend, "/metrics", self._rules.timeout_s)
+        except EngineFault:
             return
-        if gauges := read_gauges(page):
+        page = reply.body
+        if reply.ok and (gauges := read_gauges(page)):
             backend.progress.note(gauges, self._clock())
             backend.cache_tokens = backend.cache_tokens or cache_tokens(page)
             ours, theirs = sent + load.ever - ever, gauges.waiting + gauges.running
@@ -85,12 +82,3 @@ class Scraper:
                 await self.scrape(backend)
         finally:
             self._reading.discard(backend)
-
-    async def _page(self, url: str) -> bytes:
-        page = bytearray()
-        async with self._client.stream("GET", url) as answer:
-            async for part in answer.aiter_bytes():
-                page += part
-                if len(page) > MAX_PAGE_BYTES:
-                    return b""
-        return bytes(page) if answer.status_code == httpx.codes.OK else b""

@@ -89,7 +89,7 @@ async def test_a_fleet_that_is_not() -> None:
                 None,
                 None,
                 "no partner: '0.32.0 sim-8b' and '0.31.0 sim-8b'",
-                "probe failed: ConnectError",
+                "probe failed: connect_failed",
             ]
             failed = told["pairs"][1]
             assert failed["problem"] == f"decode: {strange.url.removeprefix('http://')} answered 500"

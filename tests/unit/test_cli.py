@@ -199,7 +199,7 @@ def examined(monkeypatch: pytest.MonkeyPatch) -> list[Settings]:
     async def look(settings: Settings, progress: Progress) -> Findings:
         received.append(settings)
         progress(1, 1, "p -> d: handed over")
-        problem = "probe failed: ConnectError" if len(settings.backends) > 1 else None
+        problem = "probe failed: connect_failed" if len(settings.backends) > 1 else None
         return Findings([EngineFinding(a_backend(), problem)], [])
 
     monkeypatch.setattr(examine, "examine", look)

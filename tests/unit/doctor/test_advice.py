@@ -20,8 +20,8 @@ D = engine(Role.DECODE, "10.0.0.21:8201")
 @pytest.mark.parametrize(
     ("why", "told"),
     [
-        ("probe failed: ConnectError", "is it started"),
-        ("probe failed: ReadTimeout", "frozen or overloaded"),
+        ("probe failed: connect_failed", "is it started"),
+        ("probe failed: timeout", "frozen or overloaded"),
         ("/v1/models answered 401", "backends.key_env"),
         ("does not serve m, which is configured for it", "backends.models"),
         ("/v1/models is not a list of models", "OpenAI-compatible"),

@@ -3,6 +3,7 @@ import pytest
 import respx
 
 from router.doctor.counters import Counters, PromptTokens, read
+from tests.support.asking import ask
 from tests.support.builders import a_backend
 
 PAGE = """\
@@ -21,10 +22,9 @@ vllm:nixl_num_failed_transfers_total{engine="0"} 2.0
 
 async def page(answer: httpx.Response | Exception, key: str | None = None) -> tuple[Counters | None, httpx.Request]:
     """What is read, and the request for it."""
-    async with httpx.AsyncClient() as client:
-        with respx.mock as engine:
-            route = engine.get("http://127.0.0.1:8000/metrics").mock(side_effect=[answer])
-            return await read(client, a_backend(key=key), timeout_s=1), route.calls.last.request
+    with respx.mock as engine:
+        route = engine.get("http://127.0.0.1:8000/metrics").mock(side_effect=[answer])
+        return await read(ask, a_backend(key=key), timeout_s=1), route.calls.last.request
 
 
 async def test_tokens_by_source_over_all_ranks() -> None:

@@ -52,7 +52,7 @@ def test_a_fleet_is_as_good_as_its_pairs(verdict: Verdict, good: bool) -> None:
 
 
 def test_and_as_its_engines() -> None:
-    assert not Findings([EngineFinding(D1, "probe failed: ConnectError")], []).good
+    assert not Findings([EngineFinding(D1, "probe failed: connect_failed")], []).good
 
 
 def test_an_engine_all_of_whose_partners_are_apart_has_a_problem() -> None:
@@ -72,5 +72,5 @@ def test_where_nobody_hands_over_nobody_needs_a_partner() -> None:
 
 
 def test_what_is_wrong_with_the_engine_itself_comes_first() -> None:
-    down = EngineFinding(D2, "probe failed: ConnectError")
+    down = EngineFinding(D2, "probe failed: connect_failed")
     assert with_partners(down, [PairFinding(P1, D2, Verdict.APART)]) is down

@@ -16,7 +16,7 @@ FINDINGS = Findings(
     [
         EngineFinding(PREFILL),
         EngineFinding(DECODE),
-        EngineFinding(DOWN, "probe failed: ConnectError", "is it started?"),
+        EngineFinding(DOWN, "probe failed: connect_failed", "is it started?"),
     ],
     [
         PairFinding(
@@ -35,7 +35,7 @@ engine          role     state    version  model     lease as set
 127.0.0.1:8200  prefill  up       0.32.0   m (4096)  30 s
 127.0.0.1:8201  decode   up       0.32.0   m (4096)  -
 127.0.0.1:8202  decode   unknown  ?        ?         -
-    probe failed: ConnectError
+    probe failed: connect_failed
     next: is it started?
 
 prefill         decode          result       prefill took  hand-over took  prompt tokens

@@ -20,6 +20,7 @@ from router.routing.modes import Modes
 from router.settings.engines import Role
 from router.settings.fleet import PairRules, Probes
 from router.settings.routing import Routing
+from tests.support.asking import ask
 from tests.support.builders import a_backend
 
 
@@ -35,7 +36,7 @@ def chooser() -> Chooser:
 
 def app(decode: Backend, chooser: Chooser, operators: Operators) -> FastAPI:
     fleet = Fleet([decode])
-    prober = Prober(fleet, httpx.AsyncClient(), Probes(), clock=lambda: 5.0, notice=lambda _: None, rng=random.Random())
+    prober = Prober(fleet, ask, Probes(), clock=lambda: 5.0, notice=lambda _: None, rng=random.Random())
     members = Membership(
         fleet, prober, Pairs(PairRules()), lambda settings: Backend(settings, Probes(), now=5.0), lambda _: None
     )

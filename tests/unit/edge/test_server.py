@@ -9,6 +9,7 @@ import pytest
 from router.edge.client import Receive, Scope, Send
 from router.edge.server import UNSENT_BYTES, Listener, ListenError, inherit, listen, listener, url_of
 from tests.support.edge import guards
+from tests.support.virtual_time import virtual_time
 
 
 async def hello(scope: Scope, receive: Receive, send: Send) -> None:
@@ -42,9 +43,27 @@ async def served(server: Listener, listening: socket.socket) -> str:
         serving = group.create_task(server.serve_on(listening))
         async with httpx.AsyncClient() as client:
             answer = await client.get(url_of(listening), headers={"connection": "close"})
-        server.should_exit = True
+        server.stop()
         await serving
     return answer.text
+
+
+@virtual_time
+async def test_the_time_in_answers_moves_and_a_stop_is_heard_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = asyncio.get_running_loop()
+    monkeypatch.setattr("uvicorn.server.time.time", loop.time)
+    with listen("127.0.0.1", 0) as listening:
+        server = listener(hello, guards(), 1)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(server.serve_on(listening))
+            dates = set()
+            for _ in range(4):
+                await asyncio.sleep(1.0)
+                dates.add(dict(server.server_state.default_headers)[b"date"])
+            assert len(dates) == 4
+            server.stop()
+            stopped_at = loop.time()
+    assert loop.time() - stopped_at < 0.5
 
 
 async def test_two_listeners_share_a_process_and_leave_its_signals_alone() -> None:

@@ -1,7 +1,7 @@
 from typing import Any
 
 from router.call import Trace
-from router.exchange.head import post
+from router.exchange.head import post, question
 from router.fleet.backend import Backend
 from router.settings.engines import BackendSettings, Role
 from router.settings.fleet import Probes
@@ -35,3 +35,21 @@ def test_its_own_key_and_a_trace_are_added_where_there_are_any() -> None:
 def test_an_engine_whose_events_are_followed_names_the_request_in_them() -> None:
     head = post(backend(kv_events={"endpoint": "tcp://engine:5557"}), "/v1/completions", 17, Trace("id-1"))
     assert b"\r\nx-session-id: id-1\r\n" in head
+
+
+def test_a_question_without_content_is_bare() -> None:
+    assert question(backend(), "/metrics", 0) == b"GET /metrics HTTP/1.1\r\nhost: engine:8000\r\n\r\n"
+    assert question(backend("sk-1"), "/health", 0).endswith(b"\r\nauthorization: Bearer sk-1\r\n\r\n")
+
+
+def test_a_question_with_content_is_json() -> None:
+    assert question(backend("sk-1"), "/v1/completions", 17) == (
+        b"POST /v1/completions HTTP/1.1\r\n"
+        b"host: engine:8000\r\n"
+        b"authorization: Bearer sk-1\r\n"
+        b"content-type: application/json\r\n"
+        b"accept: */*\r\n"
+        b"accept-encoding: identity\r\n"
+        b"content-length: 17\r\n"
+        b"\r\n"
+    )

@@ -68,6 +68,20 @@ async def test_a_finished_exchange_leaves_its_connection_for_the_next() -> None:
         pool.close()
 
 
+async def test_engines_do_not_get_an_acknowledgement_for_each_token() -> None:
+    async with scripted_engine(says(OK)) as engine:
+        pool, plain = pool_to(engine), socket.create_connection(("127.0.0.1", int(engine.url.rsplit(":", 1)[1])))
+        connection = await pool.connect()
+        assert connection._transport is not None
+        at_once = [
+            one.getsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK)
+            for one in (connection._transport.get_extra_info("socket"), plain)
+        ]
+        assert at_once == [0, 1]
+        plain.close()
+        pool.close()
+
+
 @virtual_time
 async def test_the_connection_used_last_is_used_next() -> None:
     async with scripted_engine(says(OK)) as engine:

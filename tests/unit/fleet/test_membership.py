@@ -1,6 +1,5 @@
 import random
 
-import httpx
 import pytest
 
 from router.errors import InvalidRequest, NotFound
@@ -11,6 +10,7 @@ from router.fleet.pairs import Pairs
 from router.fleet.probes import Prober
 from router.settings.engines import BackendSettings, Role
 from router.settings.fleet import PairRules, Probes
+from tests.support.asking import ask
 from tests.support.builders import a_backend
 
 
@@ -21,7 +21,12 @@ class Site:
         self.fleet = Fleet([a_backend(Role.DECODE, 1)])
         self.pairs = Pairs(PairRules(failures=1))
         prober = Prober(
-            self.fleet, httpx.AsyncClient(), Probes(), clock=lambda: 0.0, notice=lambda _: None, rng=random.Random()
+            self.fleet,
+            ask,
+            Probes(),
+            clock=lambda: 0.0,
+            notice=lambda _: None,
+            rng=random.Random(),
         )
         self.changed: list[Backend] = []
         self.members = Membership(self.fleet, prober, self.pairs, self.make, self.changed.append)

@@ -8,8 +8,9 @@ import respx
 from router.errors import Outcome
 from router.fleet.backend import Backend
 from router.fleet.fleet import Fleet
-from router.fleet.scrape import MAX_PAGE_BYTES, Scraper
+from router.fleet.scrape import Scraper
 from router.settings.fleet import Scrapes
+from tests.support.asking import ask
 from tests.support.builders import a_backend
 from tests.support.virtual_time import virtual_time
 
@@ -22,10 +23,9 @@ def now() -> float:
 
 async def scraped(**answer: Any) -> Backend:
     backend = a_backend()
-    async with httpx.AsyncClient() as client:
-        with respx.mock(base_url=backend.url) as engine:
-            engine.get("/metrics").mock(**answer)
-            await Scraper(Fleet([backend]), client, Scrapes(), now).scrape(backend)
+    with respx.mock(base_url=backend.url) as engine:
+        engine.get("/metrics").mock(**answer)
+        await Scraper(Fleet([backend]), ask, Scrapes(), now).scrape(backend)
     return backend
 
 
@@ -51,11 +51,10 @@ async def test_an_engine_that_has_all_that_was_sent_has_finished_nothing(sent: i
             backend.lease(10).settle(Outcome.OK)
         return httpx.Response(200, text=BUSY)
 
-    async with httpx.AsyncClient() as client:
-        with respx.mock(base_url=backend.url) as engine:
-            engine.get("/metrics").mock(side_effect=answer)
-            asked_at = now()
-            await Scraper(Fleet([backend]), client, Scrapes(), now).scrape(backend)
+    with respx.mock(base_url=backend.url) as engine:
+        engine.get("/metrics").mock(side_effect=answer)
+        asked_at = now()
+        await Scraper(Fleet([backend]), ask, Scrapes(), now).scrape(backend)
     assert (asked_at <= backend.unfinished.until(-1.0)) is proven
     assert backend.load.requests == len(leases)
 
@@ -75,30 +74,28 @@ async def test_what_an_engine_has_beyond_our_requests_is_others(sent: int, other
     backend = a_backend()
     for tokens in (1000, 500, -500, 600, 400, 10, 0, 0)[:sent]:
         backend.lease(tokens)
-    async with httpx.AsyncClient() as client:
-        with respx.mock(base_url=backend.url) as engine:
-            engine.get("/metrics").respond(text=THEIRS + PAGE)
-            await Scraper(Fleet([backend]), client, Scrapes(), now).scrape(backend)
+    with respx.mock(base_url=backend.url) as engine:
+        engine.get("/metrics").respond(text=THEIRS + PAGE)
+        await Scraper(Fleet([backend]), ask, Scrapes(), now).scrape(backend)
     assert (backend.load.others_requests, backend.load.others_kv_tokens) == others
 
 
 @virtual_time
 async def test_what_was_read_three_intervals_ago_is_not_known_any_more() -> None:
     backend = a_backend()
-    async with httpx.AsyncClient() as client:
-        with respx.mock(base_url=backend.url) as engine:
-            page = engine.get("/metrics").respond(text=THEIRS + PAGE)
-            reading = asyncio.get_running_loop().create_task(
-                Scraper(Fleet([backend]), client, Scrapes(interval_s=1.0), now).run()
-            )
-            await asyncio.sleep(2.5)
-            page.mock(side_effect=httpx.ConnectError)
-            await asyncio.sleep(2.0)
-            assert (backend.load.others_requests, backend.load.others_kv_tokens) == (7, 8000)
-            await asyncio.sleep(2.0)
-            assert (backend.load.others_requests, backend.load.others_kv_tokens) == (0, 0)
-            reading.cancel()
-            await asyncio.wait([reading])
+    with respx.mock(base_url=backend.url) as engine:
+        page = engine.get("/metrics").respond(text=THEIRS + PAGE)
+        reading = asyncio.get_running_loop().create_task(
+            Scraper(Fleet([backend]), ask, Scrapes(interval_s=1.0), now).run()
+        )
+        await asyncio.sleep(2.5)
+        page.mock(side_effect=httpx.ConnectError)
+        await asyncio.sleep(2.0)
+        assert (backend.load.others_requests, backend.load.others_kv_tokens) == (7, 8000)
+        await asyncio.sleep(2.0)
+        assert (backend.load.others_requests, backend.load.others_kv_tokens) == (0, 0)
+        reading.cancel()
+        await asyncio.wait([reading])
 
 
 @pytest.mark.parametrize(
@@ -106,9 +103,8 @@ async def test_what_was_read_three_intervals_ago_is_not_known_any_more() -> None
     [
         {"return_value": httpx.Response(404, text=PAGE)},
         {"return_value": httpx.Response(200, text="<html>")},
-        {"return_value": httpx.Response(200, content=PAGE.encode() + b"#" * MAX_PAGE_BYTES)},
         {"side_effect": httpx.ConnectError},
-        {"side_effect": ConnectionResetError},
+        {"side_effect": httpx.RemoteProtocolError},
     ],
 )
 async def test_a_page_that_cannot_be_read_tells_nothing(answer: dict[str, Any]) -> None:
@@ -127,11 +123,10 @@ async def test_each_engine_is_read_once_an_interval_and_they_are_spread_over_it(
         return httpx.Response(200, text=PAGE)
 
     began = now()
-    async with httpx.AsyncClient() as client:
-        with respx.mock() as engines:
-            engines.get(url__regex=".*/metrics").mock(side_effect=answer)
-            with pytest.raises(TimeoutError):
-                await asyncio.wait_for(Scraper(Fleet(backends), client, Scrapes(timeout_s=1.9), now).run(), 3.1)
+    with respx.mock() as engines:
+        engines.get(url__regex=".*/metrics").mock(side_effect=answer)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(Scraper(Fleet(backends), ask, Scrapes(timeout_s=1.9), now).run(), 3.1)
     by_port = {port: [at for at, of in read if of == port] for port in (1, 2, 3, 4)}
     assert by_port == {1: [0.25, 1.25, 2.25], 2: [0.5, 2.5], 3: [0.75, 1.75, 2.75], 4: [1, 2, 3]}
 
@@ -140,17 +135,15 @@ async def test_each_engine_is_read_once_an_interval_and_they_are_spread_over_it(
 async def test_one_odd_page_ends_no_reading(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     odd, other = a_backend(port=1), a_backend(port=2)
     monkeypatch.setattr(odd.unfinished, "note", lambda *_: 1 / 0)
-    async with httpx.AsyncClient() as client:
-        with respx.mock() as engines:
-            engines.get(url__regex=".*/metrics").respond(text=PAGE)
-            with pytest.raises(TimeoutError):
-                await asyncio.wait_for(Scraper(Fleet([odd, other]), client, Scrapes(interval_s=1.0), now).run(), 3.1)
-            assert other.progress.read_at == pytest.approx(now() - 0.1)
+    with respx.mock() as engines:
+        engines.get(url__regex=".*/metrics").respond(text=PAGE)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(Scraper(Fleet([odd, other]), ask, Scrapes(interval_s=1.0), now).run(), 3.1)
+        assert other.progress.read_at == pytest.approx(now() - 0.1)
     assert [record.message for record in caplog.records] == ["background work failed"], "the others are counted"
 
 
 @virtual_time
 async def test_a_fleet_without_engines_is_waited_for() -> None:
-    async with httpx.AsyncClient() as client:
-        with pytest.raises(TimeoutError):
-            await asyncio.wait_for(Scraper(Fleet([]), client, Scrapes(), now).run(), 5)
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(Scraper(Fleet([]), ask, Scrapes(), now).run(), 5)

@@ -66,7 +66,7 @@ def test_state_changes_only_as_drawn_and_says_so(results: str, down_after: int, 
 
 def test_why_an_engine_is_out_is_what_took_it_out() -> None:
     standing = after("+---")
-    standing.bad_probe("probe failed: ReadTimeout", now=9.0)
+    standing.bad_probe("probe failed: timeout", now=9.0)
     assert (standing.why, standing.since) == ("/health answered 503", 4.0)
 
 
