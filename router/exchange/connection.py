@@ -62,6 +62,29 @@ class EngineConnection(asyncio.Protocol):
     `last_read_at` and `deadline` are in the time of `loop`; the deadline is the exchange's to set.
     """
 
+    __slots__ = (
+        "_ends_with_connection",
+        "_engine",
+        "_head_bytes",
+        "_head_complete",
+        "_headers",
+        "_informational",
+        "_left",
+        "_now",
+        "_on_closed",
+        "_parser",
+        "_paused",
+        "_sink",
+        "_take_body",
+        "_transport",
+        "deadline",
+        "exchanges",
+        "idle_since",
+        "last_read_at",
+        "loop",
+        "state",
+    )
+
     def __init__(
         self, engine: str, on_closed: "Callable[[EngineConnection], None]", loop: asyncio.AbstractEventLoop
     ) -> None:

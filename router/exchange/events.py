@@ -30,6 +30,19 @@ OVERLAP_BYTES = len(rewrite.USAGE) - 1
 class EventStream:
     """Reads one stream, as `dialect` speaks. Notes events, their times and the usage in `journey`."""
 
+    __slots__ = (
+        "_alike",
+        "_begun",
+        "_clock",
+        "_error_starts",
+        "_gaps_s",
+        "_journey",
+        "_last_at",
+        "_rest",
+        "_shows_usage",
+        "done",
+    )
+
     def __init__(self, dialect: Dialect, journey: Journey, *, shows_usage: bool) -> None:
         self._error_starts = dialect.error_starts
         self._journey = journey
