@@ -1,7 +1,6 @@
 """What clients get to read: the only place where error JSON is made and where response headers are set."""
 
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -32,15 +31,12 @@ def header_lines(headers: Headers) -> bytes:
     return b"".join([b"%b: %b\r\n" % header for header in headers])
 
 
-@lru_cache(16)
-def _stream_lines(content_type: bytes) -> bytes:
-    """What the heads of all streams have in common; there is one content type, in fact."""
-    return header_lines(((b"content-type", content_type), *STREAM_HEADERS))
+STREAM_LINES = header_lines(STREAM_HEADERS)
 
 
 def stream_lines(content_type: bytes, request_id: str) -> bytes:
     """The headers of a stream as they travel."""
-    return b"%bx-request-id: %b\r\n" % (_stream_lines(content_type), request_id.encode())
+    return b"content-type: %b\r\nx-request-id: %b\r\n%b" % (content_type, request_id.encode(), STREAM_LINES)
 
 
 def start_message(status: int, headers: Headers) -> dict[str, Any]:

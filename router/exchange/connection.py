@@ -11,6 +11,7 @@ no redirects' bodies followed, nothing accepted outside an exchange.
 import asyncio
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from enum import Enum
 from typing import Protocol, cast
 
@@ -268,7 +269,9 @@ def acknowledge_late(transport: asyncio.BaseTransport) -> None:
     do not wait (asyncio and uvicorn set TCP_NODELAY), and to read and acknowledge costs twice what it costs to read.
     """
     connected = transport.get_extra_info("socket")
-    if connected is not None:
+    if connected is None:
+        return
+    with suppress(OSError):  # a kernel that does not know it costs a connection nothing but packets
         connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 0)
 
 

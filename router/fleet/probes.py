@@ -9,7 +9,7 @@ import random
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from router.errors import EngineFault
+from router.errors import EngineFault, OutOfFiles
 from router.fleet.ask import SERVER_ERROR, Ask, Reply
 from router.fleet.backend import Backend, ModelCard
 from router.fleet.fleet import Fleet
@@ -74,6 +74,8 @@ class Prober:
             why = None if health.ok else f"/health answered {health.status}"
             if why is None and self._learning_due(backend):
                 why = await self._learn(backend)
+        except OutOfFiles:
+            return  # it is the gateway that has no room, which says nothing of the engine
         except EngineFault as fault:
             why = f"probe failed: {fault.reason}"
         if why is None:

@@ -142,6 +142,7 @@ class NamedEngines:
 
     async def look(self) -> bool:
         """Look everything up once; whether all lookups were answered."""
+        self._pause_s = BACKOFF_S  # whatever comes now, the next look is not at once
         look = Look()
         places = sorted(await self._places(look))
         self._tell(places, self._found(self._engine(host, port) for host, port in places))
@@ -150,7 +151,8 @@ class NamedEngines:
         elif self._failing:
             self._failing = False
             log.info("DNS answers again", extra={"facts": self._facts})
-        self._pause_s = BACKOFF_S if look.failures else pause_s(look.ttl_s, self._refresh_s)
+        if not look.failures:
+            self._pause_s = pause_s(look.ttl_s, self._refresh_s)
         return not look.failures
 
     async def _places(self, look: Look) -> Iterable[tuple[str, int]]:

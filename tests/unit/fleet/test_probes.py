@@ -9,6 +9,8 @@ import httpx
 import pytest
 import respx
 
+from router.errors import OutOfFiles
+from router.fleet.ask import Reply
 from router.fleet.backend import Backend, ModelCard
 from router.fleet.fleet import Fleet
 from router.fleet.probes import Prober
@@ -92,6 +94,19 @@ async def test_a_bad_health_is_why_an_engine_is_out(engine: respx.MockRouter, an
     backend = fresh()
     assert await probed(backend) == ["down"]
     assert backend.standing.why == why
+
+
+async def test_a_gateway_without_room_for_a_probe_does_not_take_engines_out(engine: respx.MockRouter) -> None:
+    async def no_room(*_: object, **__: object) -> Reply:
+        raise OutOfFiles("too many open files")
+
+    backend = fresh()
+    async with prober(backend) as probing:
+        await probing.probe(backend)
+        probing._ask = no_room
+        for _ in range(RULES.down_after):
+            await probing.probe(backend)
+    assert backend.standing.state is State.UP
 
 
 @pytest.mark.parametrize(

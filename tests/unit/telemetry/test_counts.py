@@ -24,6 +24,13 @@ def test_counts_add_up_and_series_stay_apart() -> None:
     assert registry.get_sample_value("tokens_total", {"model": "m", "kind": "generated"}) == 1
 
 
+def test_a_name_is_given_once() -> None:
+    registry = CollectorRegistry()
+    Counts("tokens", "Tokens.", ("kind",), registry)
+    with pytest.raises(ValueError, match="Duplicated"):
+        Counts("tokens", "Tokens.", ("kind",), registry)
+
+
 def test_a_series_begins_with_its_first_count_be_that_0() -> None:
     registry = CollectorRegistry()
     tokens = Counts("tokens", "Tokens.", ("kind",), registry)

@@ -1,3 +1,4 @@
+import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.openmetrics.exposition import generate_latest as openmetrics
 
@@ -16,6 +17,13 @@ def test_observations_land_in_cumulative_buckets() -> None:
     assert registry.get_sample_value("gap_seconds_bucket", {"model": "m", "le": "+Inf"}) == 4
     assert registry.get_sample_value("gap_seconds_count", {"model": "m"}) == 4
     assert registry.get_sample_value("gap_seconds_sum", {"model": "m"}) == 3.065
+
+
+def test_a_name_is_given_once() -> None:
+    registry = CollectorRegistry()
+    histogram(registry)
+    with pytest.raises(ValueError, match="Duplicated"):
+        histogram(registry)
 
 
 def test_batches_add_up_and_series_stay_apart() -> None:

@@ -278,3 +278,29 @@ def test_times_are_told_by_mode_while_two_are_compared() -> None:
         ) == (1, 2)
     assert told.value("arm_ttft_seconds_count", arm="") is None
     assert told.value("ttft_seconds_count", model=MODEL, route="disaggregated") == 3
+
+
+def test_one_request_that_cannot_be_counted_costs_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = Told()
+    odd, good = told.journey(), told.journey()
+    counted = told.metrics._count
+
+    def count(journey: Journey) -> None:
+        if journey is odd:
+            raise ArithmeticError
+        counted(journey)
+
+    monkeypatch.setattr(told.metrics, "_count", count)
+    for journey in (odd, good):
+        journey.settled(Outcome.OK, 200)
+    with pytest.raises(ArithmeticError):
+        told.value("requests_total", model=MODEL, api="chat", route="none", outcome="ok")
+    assert told.value("requests_total", model=MODEL, api="chat", route="none", outcome="ok") == 1
+
+
+def test_the_gaps_of_a_stream_wait_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = Told()
+    seen: list[list[float]] = []
+    monkeypatch.setattr(told.metrics._inter_token_s, "observe_all", lambda _, gaps: seen.append(list(gaps)))
+    hand_over(told, told.journey())
+    assert seen == [[0.5, 0.5]]

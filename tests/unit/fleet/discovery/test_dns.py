@@ -212,3 +212,15 @@ async def test_after_a_failure_it_is_looked_at_soon_then_ever_more_rarely() -> N
         assert least_s - 0.001 <= gap <= least_s + 0.501
     assert 14 <= len(gaps) <= 17
     assert [engine.url for engine in pool.found] == ["http://10.0.0.1:8201"]
+
+
+@virtual_time
+async def test_a_mistake_in_looking_names_up_is_told_with_its_pool(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    pool = Pool(name="decode", port=8000)
+    monkeypatch.setattr(pool.engines, "_found", lambda _: 1 / 0)
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(pool.engines.run(), 1)
+    assert len(pool.zone.asked_at) in (1, 2), "not again and again at once"
+    assert {record.facts["work"] for record in caplog.records} == {"names of decode engines"}  # type: ignore[attr-defined]
