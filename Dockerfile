@@ -9,7 +9,7 @@ FROM ${BASE_IMAGE} AS build
 WORKDIR /src
 RUN python3 -m venv /opt/pd-router
 COPY requirements.lock .
-RUN /opt/pd-router/bin/python -m pip install --no-cache-dir --disable-pip-version-check --no-compile --require-hashes -r requirements.lock
+RUN /opt/pd-router/bin/python -m pip install --no-cache-dir --disable-pip-version-check --no-compile --require-hashes --no-deps -r requirements.lock
 COPY pyproject.toml README.md LICENSE ./
 COPY router router
 RUN /opt/pd-router/bin/python -m pip install --no-cache-dir --disable-pip-version-check --no-compile --no-build-isolation --no-deps . \

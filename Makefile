@@ -17,6 +17,9 @@ UV := uv==0.13.9
 bin := $(VENV)/bin
 python := $(bin)/python
 pip_install := $(python) -m pip install --disable-pip-version-check --quiet
+# A lock file is whole, so nothing is left to resolve. With its resolver pip stops at an extra (`coverage[toml]`) of which
+# there is a newer release than the one in the lock.
+install_lock := $(pip_install) --require-hashes --no-deps --requirement
 lock := build/uv/bin/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --group build --extra dns --extra kv-events --extra otel \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" --quiet --upgrade
 
@@ -103,23 +106,24 @@ clean: ## remove the environment and everything that can be made again
 
 $(VENV)/.runtime: requirements.lock
 	@$(find_python); echo "making $(VENV) with $$($$found --version)"; $$found -m venv --clear $(VENV)
-	@$(pip_install) --require-hashes --requirement requirements.lock
+	@$(install_lock) requirements.lock
 	@$(pip_install) --no-build-isolation --no-deps --editable .
 	@touch $@
 
 $(VENV)/.dev: requirements-dev.lock $(VENV)/.runtime
 	@echo "installing the test tools"
-	@$(pip_install) --require-hashes --requirement requirements-dev.lock
+	@$(install_lock) requirements-dev.lock
+	@$(python) -m pip check --disable-pip-version-check --quiet
 	@touch $@
 
 $(VENV)/.mutation: requirements-mutation.lock $(VENV)/.dev
 	@echo "installing the mutation tester"
-	@$(pip_install) --require-hashes --requirement requirements-mutation.lock
+	@$(install_lock) requirements-mutation.lock
 	@touch $@
 
 $(VENV)/.console: requirements-console.lock $(VENV)/.dev
 	@echo "installing the browser's driver"
-	@$(pip_install) --require-hashes --requirement requirements-console.lock
+	@$(install_lock) requirements-console.lock
 	@touch $@
 
 /usr/bin/chromium:

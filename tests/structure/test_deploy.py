@@ -115,3 +115,11 @@ def test_prometheus_finds_the_gateway() -> None:
     scraped = yaml.safe_load((ROOT / "deploy/prometheus/prometheus.yml").read_text())["scrape_configs"]
     assert scraped[0]["static_configs"] == [{"targets": ["gateway:8001"]}]
     assert load(environ=services("sim.yml")["gateway"]["environment"]).ops.host == "0.0.0.0"
+
+
+@pytest.mark.parametrize("file", ["Makefile", "Dockerfile"])
+def test_locks_are_installed_as_they_are(file: str) -> None:
+    """Whoever resolves anew meets releases that came after the lock, of which the next one may break the install."""
+    installs = [line for line in (ROOT / file).read_text(encoding="utf-8").splitlines() if "--require-hashes" in line]
+    assert installs
+    assert all("--no-deps" in line for line in installs)
