@@ -1,6 +1,15 @@
 """What should be done next? One sentence for each way in which an engine or a pair fails."""
 
-from router.errors import BadHandoff, ConnectFailed, ConnectionLost, EngineError, EngineFault, EngineTimeout, Leg
+from router.errors import (
+    BadHandoff,
+    ConnectFailed,
+    ConnectionLost,
+    EngineError,
+    EngineFault,
+    EngineTimeout,
+    Leg,
+    OutOfFiles,
+)
 from router.fleet.backend import Backend
 
 CONNECTOR = """--kv-transfer-config '{"kv_connector":"NixlConnector","kv_role":"%s"}'"""
@@ -14,6 +23,8 @@ def for_engine(backend: Backend, why: str) -> str:
     """For one that cannot be used, with the reason that its standing gives."""
     if ConnectFailed.reason in why:
         return f"is it started, is {backend.id} its address, does a firewall let the gateway through?"
+    if OutOfFiles.reason in why:
+        return "nothing is wrong with it: let pd-router open more files (ulimit -n)"
     if EngineTimeout.reason in why:
         return "it is starting, frozen or overloaded; see its log, or set probes.timeout_s"
     if any(f"answered {status}" in why for status in KEY_REFUSED):

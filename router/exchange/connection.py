@@ -130,6 +130,7 @@ class EngineConnection(asyncio.Protocol):
     def divert(self, take_body: Callable[[bytes], None]) -> None:
         """Give the rest of the body to `take_body` instead of the sink. What it raises is the answer's fault."""
         self._take_body = take_body
+        acknowledge_late(cast("asyncio.Transport", self._transport))
 
     def pause(self) -> None:
         """Stop reading, so that the engine feels a slow client."""
@@ -159,7 +160,6 @@ class EngineConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
         self.state = IDLE
-        acknowledge_late(transport)
 
     def data_received(self, data: bytes) -> None:
         if self._sink is None:
@@ -267,6 +267,7 @@ def acknowledge_late(transport: asyncio.BaseTransport) -> None:
 
     By itself it takes a small packet on a quiet connection for one whose sender waits for the acknowledgement. Engines
     do not wait (asyncio and uvicorn set TCP_NODELAY), and to read and acknowledge costs twice what it costs to read.
+    The kernel goes back to that whenever an acknowledgement was due for 40 ms, so that each stream asks anew.
     """
     connected = transport.get_extra_info("socket")
     if connected is None:

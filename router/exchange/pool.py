@@ -7,6 +7,7 @@ until the block ends: a finished exchange puts it back, anything else closes it,
 
 import asyncio
 import errno
+import socket
 from typing import Self
 from urllib.parse import urlsplit
 
@@ -74,7 +75,7 @@ class ConnectionPool:
             connection.abort()
             raise ConnectFailed(f"{self._name}: no connection in {self._connect_s:g} s") from None
         except OSError as error:
-            kind = OutOfFiles if error.errno in (errno.EMFILE, errno.ENFILE) else ConnectFailed
+            kind = OutOfFiles if _is_out_of_files(error) else ConnectFailed
             raise kind(f"{self._name}: {error.strerror or error}") from None
         except asyncio.CancelledError:
             connection.abort()
@@ -208,3 +209,13 @@ class Connections:
 
     def __repr__(self) -> str:
         return f"<Connections {list(self._pools.values())}>"
+
+
+def _is_out_of_files(error: OSError) -> bool:
+    """Whether it is the gateway that may open no more. A name is then not found, rather than not looked up."""
+    if isinstance(error, socket.gaierror):
+        try:
+            socket.socket().close()
+        except OSError as tried:
+            error = tried
+    return error.errno in (errno.EMFILE, errno.ENFILE)

@@ -74,8 +74,10 @@ class Prober:
             why = None if health.ok else f"/health answered {health.status}"
             if why is None and self._learning_due(backend):
                 why = await self._learn(backend)
-        except OutOfFiles:
-            return  # it is the gateway that has no room, which says nothing of the engine
+        except OutOfFiles as fault:  # it is the gateway that has no room, which says nothing of the engine
+            if backend.standing.state is State.UNKNOWN:
+                backend.standing.why = f"probe failed: {fault.reason}"
+            return
         except EngineFault as fault:
             why = f"probe failed: {fault.reason}"
         if why is None:

@@ -61,8 +61,9 @@ class Scraper:
         asked_at, load = self._clock(), backend.load
         sent, ever = load.requests, load.ever
         try:
-            reply = await self._ask(backend, "/metrics", self._rules.timeout_s)
-        except EngineFault:
+            async with asyncio.timeout(self._rules.timeout_s):  # connecting included
+                reply = await self._ask(backend, "/metrics", self._rules.timeout_s)
+        except (EngineFault, TimeoutError):
             return
         page = reply.body
         if reply.ok and (gauges := read_gauges(page)):

@@ -42,7 +42,6 @@ def configure(settings: Log) -> "Lines":
     # Facts that no line shows, looked up for every record (logging's own advice for speed).
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
-    logging.getLogger("httpx").setLevel(logging.WARNING)
     return lines
 
 

@@ -15,6 +15,8 @@ LAG_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5
 class LoopLag:
     """Looks again and again how late a timer fires."""
 
+    _next: asyncio.Handle
+
     def __init__(self, registry: CollectorRegistry) -> None:
         self._lag_s = Histogram(
             f"{PREFIX}_loop_lag_seconds",
@@ -25,18 +27,21 @@ class LoopLag:
 
     async def run(self) -> None:
         """Look until cancelled."""
-        self._loop = asyncio.get_running_loop()
-        self._arm()
+        self._arm(asyncio.get_running_loop())
         try:
             await asyncio.Event().wait()
         finally:
-            self._timer.cancel()
+            self._next.cancel()
 
-    def _arm(self) -> None:
+    def _arm(self, loop: asyncio.AbstractEventLoop) -> None:
         """A timer that arms itself: a task that sleeps costs three times as much."""
-        self._due = self._loop.time() + INTERVAL_S
-        self._timer = self._loop.call_at(self._due, self._look)
+        due = loop.time() + INTERVAL_S
+        self._next = loop.call_at(due, self._queue, loop, due)
 
-    def _look(self) -> None:
-        self._lag_s.observe(max(0.0, self._loop.time() - self._due))
-        self._arm()
+    def _queue(self, loop: asyncio.AbstractEventLoop, due: float) -> None:
+        """Wait behind what is ready, as everything does: loops run timers first."""
+        self._next = loop.call_soon(self._look, loop, due)
+
+    def _look(self, loop: asyncio.AbstractEventLoop, due: float) -> None:
+        self._lag_s.observe(max(0.0, loop.time() - due))
+        self._arm(loop)

@@ -21,6 +21,7 @@ D = engine(Role.DECODE, "10.0.0.21:8201")
     ("why", "told"),
     [
         ("probe failed: connect_failed", "is it started"),
+        ("probe failed: out_of_files", "ulimit"),
         ("probe failed: timeout", "frozen or overloaded"),
         ("/v1/models answered 401", "backends.key_env"),
         ("does not serve m, which is configured for it", "backends.models"),

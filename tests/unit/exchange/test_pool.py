@@ -15,9 +15,11 @@ from tests.support.scripted_engine import (
     Request,
     ScriptedEngine,
     answer,
+    chunk,
     says,
     says_and_waits,
     scripted_engine,
+    stream_head,
 )
 from tests.support.sim_pair import closed_port
 from tests.support.virtual_time import virtual_time
@@ -69,16 +71,20 @@ async def test_a_finished_exchange_leaves_its_connection_for_the_next() -> None:
 
 
 async def test_engines_do_not_get_an_acknowledgement_for_each_token() -> None:
-    async with scripted_engine(says(OK)) as engine:
-        pool, plain = pool_to(engine), socket.create_connection(("127.0.0.1", int(engine.url.rsplit(":", 1)[1])))
-        connection = await pool.connect()
-        assert connection._transport is not None
-        at_once = [
-            one.getsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK)
-            for one in (connection._transport.get_extra_info("socket"), plain)
-        ]
-        assert at_once == [0, 1]
-        plain.close()
+    async with scripted_engine(says_and_waits(stream_head(), chunk(b"a"))) as engine:
+        pool = pool_to(engine)
+        with pool.checkout() as held:
+            answer = await held.exchange(POST, b"")
+            assert held.connection is not None
+            assert held.connection._transport is not None
+            kernels = held.connection._transport.get_extra_info("socket")
+            kernels.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)  # as it is again after a pause
+            assert await answer.read() == b"a"
+            assert kernels.getsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK) == 1
+            relaying = asyncio.get_running_loop().create_task(answer.push_to(lambda _: None))
+            await asyncio.sleep(0)
+            assert kernels.getsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK) == 0
+            relaying.cancel()
         pool.close()
 
 
@@ -302,3 +308,20 @@ async def test_closing_ends_every_connection() -> None:
             await settle()
             assert (engine.open, connections.open) == (0, 0)
         assert repr(connections) == f"<Connections [<ConnectionPool {engine.url[7:]} 0 open, 0 idle>]>"
+
+
+@pytest.mark.parametrize(("full", "kind"), [(True, OutOfFiles), (False, ConnectFailed)])
+@virtual_time
+async def test_a_name_that_cannot_be_looked_up_for_want_of_files(full: bool, kind: type[ConnectFailed]) -> None:
+    pool = ConnectionPool("http://engine.example:8000", connect_s=1)
+
+    def no_more() -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    unknown = socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+    with patch.object(asyncio.get_running_loop(), "create_connection", side_effect=unknown), ExitStack() as held:
+        if full:
+            held.enter_context(patch("router.exchange.pool.socket.socket", no_more))
+        with pytest.raises(ConnectFailed) as raised:
+            await pool.connect()
+    assert type(raised.value) is kind

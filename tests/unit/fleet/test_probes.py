@@ -100,13 +100,15 @@ async def test_a_gateway_without_room_for_a_probe_does_not_take_engines_out(engi
     async def no_room(*_: object, **__: object) -> Reply:
         raise OutOfFiles("too many open files")
 
-    backend = fresh()
+    backend, unknown = fresh(), fresh()
     async with prober(backend) as probing:
         await probing.probe(backend)
         probing._ask = no_room
+        await probing.probe(unknown)
         for _ in range(RULES.down_after):
             await probing.probe(backend)
     assert backend.standing.state is State.UP
+    assert (unknown.standing.state, unknown.standing.why) == (State.UNKNOWN, "probe failed: out_of_files")
 
 
 @pytest.mark.parametrize(
