@@ -7,16 +7,18 @@ none travels. Compressed answers are not asked for: nothing here would unpack th
 from router.call import Trace
 from router.fleet.backend import Backend
 
-FIXED = "content-type: application/json\r\naccept: */*\r\naccept-encoding: identity\r\n"
+JSON = "content-type: application/json\r\n"
+ACCEPT = "accept: */*\r\naccept-encoding: identity\r\n"
+FIXED = JSON + ACCEPT
 
 
 def question(backend: Backend, path: str, body_bytes: int) -> bytes:
     """The head of a short question: a GET without a body, a JSON request with one."""
     more = "" if backend.key is None else f"authorization: Bearer {backend.key}\r\n"
     if body_bytes:
-        more += f"{FIXED}content-length: {body_bytes}\r\n"
+        more += f"{JSON}content-length: {body_bytes}\r\n"
     method = "POST" if body_bytes else "GET"
-    return f"{method} {path} HTTP/1.1\r\nhost: {backend.id}\r\n{more}\r\n".encode("latin-1")
+    return f"{method} {path} HTTP/1.1\r\nhost: {backend.id}\r\n{ACCEPT}{more}\r\n".encode("latin-1")
 
 
 def post(backend: Backend, path: str, body_bytes: int, trace: Trace) -> bytes:

@@ -38,7 +38,9 @@ def test_an_engine_whose_events_are_followed_names_the_request_in_them() -> None
 
 
 def test_a_question_without_content_is_bare() -> None:
-    assert question(backend(), "/metrics", 0) == b"GET /metrics HTTP/1.1\r\nhost: engine:8000\r\n\r\n"
+    assert question(backend(), "/metrics", 0) == (
+        b"GET /metrics HTTP/1.1\r\nhost: engine:8000\r\naccept: */*\r\naccept-encoding: identity\r\n\r\n"
+    )
     assert question(backend("sk-1"), "/health", 0).endswith(b"\r\nauthorization: Bearer sk-1\r\n\r\n")
 
 
@@ -46,10 +48,10 @@ def test_a_question_with_content_is_json() -> None:
     assert question(backend("sk-1"), "/v1/completions", 17) == (
         b"POST /v1/completions HTTP/1.1\r\n"
         b"host: engine:8000\r\n"
-        b"authorization: Bearer sk-1\r\n"
-        b"content-type: application/json\r\n"
         b"accept: */*\r\n"
         b"accept-encoding: identity\r\n"
+        b"authorization: Bearer sk-1\r\n"
+        b"content-type: application/json\r\n"
         b"content-length: 17\r\n"
         b"\r\n"
     )
