@@ -18,6 +18,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from router.deadline import Deadline
 from router.edge import replies
 from router.edge.census import Census, site_of
+from router.edge.flow import Flow, LazyEvent
 from router.edge.head_rules import RequestLine, fault_in, head_too_large, target_too_long, upgrade_refused
 from router.edge.http10 import close_delimited
 from router.edge.outbox import Outbox
@@ -82,22 +83,39 @@ class Outlet:
 
 
 class GuardedProtocol(HttpToolsProtocol):
-    """One client connection; `guards` is set by the listener's subclass."""
+    """One client connection; `guards` is set by the listener's subclass.
+
+    Slots, as beyond 30 attributes a dictionary is one connection's own: uvicorn's have room in a shared one.
+    """
+
+    __slots__ = (
+        "_body_begun_at",
+        "_body_bytes",
+        "_deadline",
+        "_discarded_bytes",
+        "_head_room",
+        "_is_another",
+        "_lingering",
+        "_outlet",
+        "_phase",
+        "_read_bytes",
+        "_received_bytes",
+        "_refusal",
+        "_site",
+    )
 
     guards: Guards
-    _phase = Phase.FRESH
-    _refusal: RequestError | None = None
-    _body_begun_at = 0.0
-    _read_bytes = 0
-    _received_bytes = 0
-    _body_bytes = 0
-    _discarded_bytes = 0
-    _lingering = False
-    _is_another = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Let the client in, or tell it that there is no room."""
         super().connection_made(transport)
+        self.flow = Flow(transport)  # type: ignore[assignment]
+        self.pipeline = []  # type: ignore[assignment]  # of what a client asks while it is answered: mostly nothing
+        self._phase = Phase.FRESH
+        self._refusal: RequestError | None = None
+        self._body_begun_at = 0.0
+        self._read_bytes = self._received_bytes = self._body_bytes = self._discarded_bytes = 0
+        self._lingering = self._is_another = False
         guards = self.guards
         self._outlet = Outlet(self, transport)
         self._head_room = guards.limits.max_head_bytes
@@ -175,7 +193,7 @@ class GuardedProtocol(HttpToolsProtocol):
             self._start_asgi_task(cycle, self.app)
         else:
             self.flow.pause_reading()
-            self.pipeline.appendleft((cycle, self.app))
+            self.pipeline.insert(0, (cycle, self.app))
 
     def on_body(self, body: bytes) -> None:
         """Keep it, without a copy where it is all there is, and count what is body and not framing."""
@@ -247,7 +265,7 @@ class GuardedProtocol(HttpToolsProtocol):
             access_logger=self.access_logger,
             access_log=False,
             default_headers=self.server_state.default_headers,
-            message_event=asyncio.Event(),
+            message_event=LazyEvent(),  # type: ignore[arg-type]
             expect_100_continue=persistent and self.expect_100_continue,
             keep_alive=persistent and self.parser.should_keep_alive() and not self.guards.draining(),
             on_response=self.on_response_complete,
@@ -302,7 +320,7 @@ class GuardedProtocol(HttpToolsProtocol):
     def _withdrawn(self, broken: RequestResponseCycle) -> bool:
         """Take back a request whose body broke off; False when it has been answered in part, which goes on."""
         if self.pipeline and self.pipeline[0][0] is broken:
-            self.pipeline.popleft()
+            del self.pipeline[0]
         elif broken.response_started:
             broken.keep_alive = False
             return False

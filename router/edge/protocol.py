@@ -141,9 +141,14 @@ def _chunk(data: bytes) -> bytes:
 class GatewayProtocol(GuardedProtocol):
     """One client connection."""
 
-    on_gone: Callable[[], None] | None = None
-    on_slow: tuple[Callable[[], None], Callable[[], None]] | None = None
-    _stall: asyncio.TimerHandle | None = None
+    __slots__ = ("_stall", "on_gone", "on_slow")
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Nobody is interested yet."""
+        self.on_gone: Callable[[], None] | None = None
+        self.on_slow: tuple[Callable[[], None], Callable[[], None]] | None = None
+        self._stall: asyncio.TimerHandle | None = None
+        super().connection_made(transport)
 
     def _cycle_of(self, line: RequestLine) -> RequestResponseCycle:
         """Offer the extension to the request.

@@ -6,7 +6,6 @@ moved by each of them, so a stream of tokens costs no timer calls.
 
 import asyncio
 import math
-from collections import deque
 from collections.abc import Callable
 
 from router.errors import EngineFault, EngineTimeout, OutOfTime, OversizedAnswer
@@ -47,7 +46,7 @@ class Answer:
     def __init__(self, connection: EngineConnection) -> None:
         self._connection = connection
         self._loop = connection.loop
-        self._chunks: deque[bytes] = deque()
+        self._chunks: list[bytes] = []
         self._worked_at = never
         self.headers: dict[bytes, bytes] = {}
 

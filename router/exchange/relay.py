@@ -56,6 +56,7 @@ async def relay(opened: Opened, client: Client, journey: Journey) -> None:
         await client.answer(JSON, opened.body)
         return
     await client.start(EVENT_STREAM, opened.body)
+    opened.body = b""  # a stream may last for minutes
     if (direct := client.direct) is not None:
         await _splice(opened.answer, opened.stream, direct)
     else:
