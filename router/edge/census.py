@@ -82,7 +82,11 @@ class Census:
 
 
 def site_of(address: str) -> str:
-    """What counts as one client's address: an IPv4 address, a network of IPv6."""
+    """What counts as one client's address: an IPv4 address, a network of IPv6.
+
+    On a listener for both, an IPv4 address comes as one of IPv6 that holds it.
+    """
     if ":" not in address:
         return address
-    return str(ipaddress.ip_network((address.split("%", maxsplit=1)[0], IPV6_SITE_BITS), strict=False))
+    ip = ipaddress.IPv6Address(address.split("%", maxsplit=1)[0])
+    return str(ip.ipv4_mapped or ipaddress.ip_network((ip, IPV6_SITE_BITS), strict=False))

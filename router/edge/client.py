@@ -23,6 +23,9 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 SESSION = b"x-session-id"
 """What the client calls its conversation: a hint for routing, which no engine gets to see."""
 
+MAX_LENGTH_DIGITS = 18
+"""Longer numbers are larger than any limit, and may be too long to be read."""
+
 TRACEPARENT = re.compile(rb"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
@@ -83,8 +86,8 @@ class AsgiClient:
 
     async def _received(self) -> bytes:
         """The body, of which more is to come."""
-        declared = self._headers.get(b"content-length", b"0")
-        if declared.isdigit() and int(declared) > self._limits.max_body_bytes:
+        declared = self._headers.get(b"content-length", b"").lstrip(b"0")  # of which there may be thousands
+        if declared.isdigit() and (len(declared) > MAX_LENGTH_DIGITS or int(declared) > self._limits.max_body_bytes):
             raise self._too_large()
         try:
             return b"".join(await self._parts())

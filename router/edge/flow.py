@@ -1,7 +1,7 @@
-"""Who waits for whom on a client connection: uvicorn's flow control and its event, without a queue for each.
+"""Who waits for whom on a client connection: in place of uvicorn's flow control and of its events.
 
-An `asyncio.Event` makes a deque at once, of 760 bytes, and a connection with a request has two of them; most streams
-never wait for their client.
+Theirs know one reason not to read, and whoever has dealt with it reads on. An `asyncio.Event` makes a deque at once, of
+760 bytes, and a connection with a request has two of them; most streams never wait for their client.
 """
 
 import asyncio
@@ -42,14 +42,15 @@ class LazyEvent:
 
 
 class Flow:
-    """What uvicorn's `FlowControl` does: the transport is told once, and a writer waits for a client that is slow."""
+    """The transport is told once, and a writer waits for a client that is slow."""
 
-    __slots__ = ("_transport", "_writable", "read_paused", "write_paused")
+    __slots__ = ("_held", "_transport", "_writable", "read_paused", "write_paused")
 
     def __init__(self, transport: asyncio.Transport) -> None:
         self._transport = transport
         self._writable = LazyEvent()
         self._writable.set()
+        self._held = False
         self.read_paused = False
         self.write_paused = False
 
@@ -63,9 +64,19 @@ class Flow:
             self.read_paused = True
             self._transport.pause_reading()
 
-    def resume_reading(self) -> None:
+    def hold(self) -> None:
+        """Read nothing before `release`, whoever else would like to go on."""
+        self._held = True
+        self.pause_reading()
+
+    def release(self) -> None:
         """Read on."""
-        if self.read_paused:
+        self._held = False
+        self.resume_reading()
+
+    def resume_reading(self) -> None:
+        """Read on, unless it is held."""
+        if self.read_paused and not self._held:
             self.read_paused = False
             self._transport.resume_reading()
 

@@ -24,6 +24,7 @@ from router.edge.http10 import close_delimited
 from router.edge.outbox import Outbox
 from router.edge.pace import body_deadline
 from router.edge.request_ids import RequestIds
+from router.edge.stall import Stall
 from router.edge.targets import target_of
 from router.errors import Malformed, RequestError
 from router.settings.edge import Edge
@@ -37,6 +38,9 @@ LAST_HEAD_S = 1.0
 
 LINGER_BYTES = 1 << 16
 """How much of what a refused client goes on sending is thrown away; then it is not read any more."""
+
+MAX_WAITING_REQUESTS = 1000
+"""How many requests may wait on one connection for the answer to the one before. Clients that pipeline send a few."""
 
 FRAMING_BYTES = 1 << 14
 """What chunk sizes, chunk extensions and trailers may take beyond the body's own size."""
@@ -89,6 +93,7 @@ class GuardedProtocol(HttpToolsProtocol):
     """
 
     __slots__ = (
+        "_ahead_bytes",
         "_body_begun_at",
         "_body_bytes",
         "_deadline",
@@ -101,20 +106,25 @@ class GuardedProtocol(HttpToolsProtocol):
         "_read_bytes",
         "_received_bytes",
         "_refusal",
+        "_running",
         "_site",
+        "_stall",
     )
 
     guards: Guards
+    flow: Flow  # type: ignore[assignment]
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Let the client in, or tell it that there is no room."""
         super().connection_made(transport)
-        self.flow = Flow(transport)  # type: ignore[assignment]
+        self.flow = Flow(transport)
         self.pipeline = []  # type: ignore[assignment]  # of what a client asks while it is answered: mostly nothing
         self._phase = Phase.FRESH
         self._refusal: RequestError | None = None
+        self._running: RequestResponseCycle | None = None  # with pipelining, `self.cycle` is that of a later request
+        self._stall: Stall | None = None
         self._body_begun_at = 0.0
-        self._read_bytes = self._received_bytes = self._body_bytes = self._discarded_bytes = 0
+        self._read_bytes = self._received_bytes = self._body_bytes = self._discarded_bytes = self._ahead_bytes = 0
         self._lingering = self._is_another = False
         guards = self.guards
         self._outlet = Outlet(self, transport)
@@ -133,19 +143,24 @@ class GuardedProtocol(HttpToolsProtocol):
             self.end()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Give back the place."""
+        """Give back the place, and tell the request that is being answered."""
+        running = self._running
+        if running is not None and not running.response_complete:
+            running.disconnected = True
+            running.message_event.set()
         super().connection_lost(exc)
         self._deadline.close()
+        self._end_stall()
         self.guards.census.leave(self._site)
 
     def shutdown(self) -> None:
         """The server stops: who has been told everything is not waited for, who is about to ask is."""
-        if self._lingering:
-            self.transport.close()
-        elif self._phase in (Phase.FRESH, Phase.HEAD):
+        if self._phase in (Phase.FRESH, Phase.HEAD):
             self._deadline.set_after(min(LAST_HEAD_S, self.guards.limits.head_timeout_s))
+        elif self._lingering or self.cycle is None or self.cycle.response_complete:
+            self._hang_up()
         else:
-            super().shutdown()
+            self.cycle.keep_alive = False
 
     # What comes in
 
@@ -162,6 +177,8 @@ class GuardedProtocol(HttpToolsProtocol):
         except RequestError as fault:
             self._refuse(fault)
         else:
+            if self.pipeline:
+                self._hold_back(len(data))
             if self._phase is not before or self._is_another:
                 self._set_deadline()
 
@@ -182,6 +199,8 @@ class GuardedProtocol(HttpToolsProtocol):
             fault = upgrade_refused()
         if fault is not None:
             raise fault
+        if len(self.pipeline) >= MAX_WAITING_REQUESTS:
+            raise _too_many_waiting()
         cycle = self._cycle_of(line)  # may still find the target bad: until here nothing has begun
         before, self.cycle = self.cycle, cycle
         self._head_room = limits.max_head_bytes
@@ -192,7 +211,6 @@ class GuardedProtocol(HttpToolsProtocol):
         if before is None or before.response_complete:
             self._start_asgi_task(cycle, self.app)
         else:
-            self.flow.pause_reading()
             self.pipeline.insert(0, (cycle, self.app))
 
     def on_body(self, body: bytes) -> None:
@@ -233,6 +251,15 @@ class GuardedProtocol(HttpToolsProtocol):
         if self._received_bytes > 2 * self._body_bytes + FRAMING_BYTES:
             raise Malformed("the framing of the body is larger than the body")
 
+    def _hold_back(self, more_bytes: int) -> None:
+        """Let a client feel that it is far ahead of its answers.
+
+        One that is a little ahead is read, as without reading nobody hears that it leaves.
+        """
+        self._ahead_bytes += more_bytes
+        if self._ahead_bytes > HIGH_WATER_LIMIT:
+            self.flow.hold()
+
     def _oversize(self) -> Malformed:
         limits = self.guards.limits
         return head_too_large(limits) if self.headers else target_too_long(limits)
@@ -260,7 +287,7 @@ class GuardedProtocol(HttpToolsProtocol):
         return RequestResponseCycle(
             scope=scope,
             transport=self._outlet,  # type: ignore[arg-type]
-            flow=self.flow,
+            flow=self.flow,  # type: ignore[arg-type]
             logger=self.logger,
             access_logger=self.access_logger,
             access_log=False,
@@ -272,6 +299,7 @@ class GuardedProtocol(HttpToolsProtocol):
         )
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._running = cycle
         if cycle.scope["http_version"] == "1.0":
             app = close_delimited(app, cycle)
         task = self.loop.create_task(cycle.run_asgi(app))
@@ -281,28 +309,66 @@ class GuardedProtocol(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """Go on with the next request, or wait for one. uvicorn's own arms and cancels a timer for each."""
         self.server_state.total_requests += 1
+        answered, self._running = self._running, None
+        if answered is not None:
+            answered.body = b""  # type: ignore[assignment]  # which nobody may have asked for
         if self.transport.is_closing() or self._lingering:
             return
         if self.pipeline:
-            self.flow.resume_reading()
             self._start_asgi_task(*self.pipeline.pop())
+            if not self.pipeline and self._phase is not Phase.CLOSING:
+                self._read_on()
         elif self._refusal is not None:
             self._say(self._refusal)
-        elif self._phase is Phase.ANSWER:
-            self.flow.resume_reading()
-            self._phase = Phase.IDLE
-            self._deadline.set_after(self.guards.limits.keep_alive_s)
         elif self._phase is Phase.BODY:  # answered without having been read to its end
             self.end()
+        elif self._phase is not Phase.CLOSING:
+            self._read_on()
+            if self._phase is Phase.ANSWER:
+                self._phase = Phase.IDLE
+                self._deadline.set_after(self.guards.limits.keep_alive_s)
+
+    def _read_on(self) -> None:
+        """Nothing waits any more."""
+        self._ahead_bytes = 0
+        self.flow.release()
+
+    def pause_writing(self) -> None:
+        """The client falls behind, and is dropped if it stays so."""
+        super().pause_writing()
+        self._watch()
+
+    def resume_writing(self) -> None:
+        """The client has caught up; with the rest, too, before it is closed."""
+        super().resume_writing()
+        if not self.transport.is_closing():
+            self._end_stall()
+
+    def _watch(self) -> None:
+        if self._stall is None:
+            self._stall = Stall(self.loop, self.transport, self.guards.write_stall_s)
+
+    def _end_stall(self) -> None:
+        if self._stall is not None:
+            self._stall.end()
+            self._stall = None
 
     def end(self) -> None:
         """Close. A client that is still sending gets time to read its answer: a plain close would reset it."""
         sending = self._phase is not Phase.ANSWER
-        self._phase = Phase.CLOSING
         if sending and self.transport.can_write_eof():
+            self._phase = Phase.CLOSING
             self._linger()
         else:
-            self.transport.close()
+            self._hang_up()
+
+    def _hang_up(self) -> None:
+        """Close, once the client has taken what is left for it; the transport would wait for that for ever."""
+        self._phase = Phase.CLOSING
+        self._deadline.clear()
+        self.transport.close()
+        if self.transport.get_write_buffer_size():
+            self._watch()
 
     def _refuse(self, fault: RequestError) -> None:
         """Parse no more; say why when all that was asked before has been answered, and close."""
@@ -370,11 +436,17 @@ class GuardedProtocol(HttpToolsProtocol):
         if self._phase is Phase.CLOSING:
             self.transport.abort()
         elif self._phase is Phase.HEAD:
-            self._refuse(_timeout("the head of the request did not come in time"))
+            self._head_too_slow()
         elif self._phase is Phase.BODY:
             self._body_too_slow()
         else:
-            self.transport.close()  # nobody asked for anything
+            self._hang_up()  # nobody asked for anything
+
+    def _head_too_slow(self) -> None:
+        if self.flow.read_paused:  # it is not the client who is slow
+            self._deadline.set_after(self.guards.limits.head_timeout_s)
+        else:
+            self._refuse(_timeout("the head of the request did not come in time"))
 
     def _body_too_slow(self) -> None:
         if self.flow.read_paused:  # it is not the client who is slow
@@ -389,14 +461,14 @@ class GuardedProtocol(HttpToolsProtocol):
     def _linger(self) -> None:
         """Say that there is no more to come, and wait for the client to close."""
         self._lingering = True
-        self.flow.resume_reading()
+        self.flow.release()
         self.transport.write_eof()
         self._deadline.set_after(LINGER_S)
 
     def _discard(self, size_bytes: int) -> None:
         self._discarded_bytes += size_bytes
         if self._discarded_bytes > LINGER_BYTES:
-            self.flow.pause_reading()
+            self.flow.hold()
 
 
 def _fault_of(error: httptools.HttpParserError) -> RequestError:
@@ -412,6 +484,11 @@ def _joined(kept: bytes | bytearray, more: bytes) -> bytearray:
         kept += more
         return kept
     return bytearray().join((kept, more))
+
+
+def _too_many_waiting() -> Malformed:
+    text = f"there must not be more than {MAX_WAITING_REQUESTS} requests that wait on one connection"
+    return Malformed(text, code="too_many_waiting")
 
 
 def _timeout(text: str) -> Malformed:

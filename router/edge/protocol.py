@@ -141,13 +141,12 @@ def _chunk(data: bytes) -> bytes:
 class GatewayProtocol(GuardedProtocol):
     """One client connection."""
 
-    __slots__ = ("_stall", "on_gone", "on_slow")
+    __slots__ = ("on_gone", "on_slow")
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Nobody is interested yet."""
         self.on_gone: Callable[[], None] | None = None
         self.on_slow: tuple[Callable[[], None], Callable[[], None]] | None = None
-        self._stall: asyncio.TimerHandle | None = None
         super().connection_made(transport)
 
     def _cycle_of(self, line: RequestLine) -> RequestResponseCycle:
@@ -162,25 +161,17 @@ class GatewayProtocol(GuardedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell the request that its client left."""
         super().connection_lost(exc)
-        self._end_stall()
         if self.on_gone is not None:
             self.on_gone()
 
     def pause_writing(self) -> None:
-        """The client falls behind: slow the engine down, and drop a client that stays behind."""
+        """Slow the engine down."""
         super().pause_writing()
-        self._stall = self.loop.call_later(self.guards.write_stall_s, self.transport.abort)
         if self.on_slow is not None:
             self.on_slow[0]()
 
     def resume_writing(self) -> None:
-        """The client has caught up."""
+        """Let the engine go on."""
         super().resume_writing()
-        self._end_stall()
         if self.on_slow is not None:
             self.on_slow[1]()
-
-    def _end_stall(self) -> None:
-        if self._stall is not None:
-            self._stall.cancel()
-            self._stall = None

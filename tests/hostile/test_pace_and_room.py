@@ -12,7 +12,8 @@ from router.edge.guarded import LINGER_BYTES, GuardedProtocol
 from tests.hostile.conftest import Front, hello
 from tests.support.gateway import eventually, post, settings, site
 from tests.support.raw_http import Answer, answers, connected_to, talk
-from tests.support.scripted_engine import scripted_engine
+from tests.support.scripted_engine import Connection, Request, completion, scripted_engine
+from tests.support.scripted_engine import answer as json_answer
 
 LIMIT_BYTES = 100_000
 
@@ -192,3 +193,67 @@ async def _offer(writer: asyncio.StreamWriter, piece: bytes) -> None:
         for _ in range(760):
             writer.write(piece)
             await writer.drain()
+
+
+async def test_a_flood_of_requests_on_one_connection_is_refused() -> None:
+    flood = b"GET /health HTTP/1.1\r\nHost: gateway\r\n\r\n" * 20_000
+    async with front_with() as front:
+        async with connected_to(front.url) as (reader, writer), asyncio.timeout(10):
+            sending = asyncio.get_running_loop().create_task(_flood(writer, flood))
+            told = list(answers(await reader.read()))
+            sending.cancel()
+        statuses = [answer.status for answer in told]
+        assert statuses[:-1] == [200] * (len(told) - 1)
+        assert (statuses[-1], told[-1].error["code"]) == (400, "too_many_waiting")
+        assert front.site.count("refused", code="too_many_waiting") == 1
+
+
+async def _flood(writer: asyncio.StreamWriter, raw: bytes) -> None:
+    with suppress(ConnectionError):
+        while True:
+            writer.write(raw)
+            await writer.drain()
+
+
+def _open_connections(front: Front) -> int:
+    return front.site.gateway.app.data_guards.census.open
+
+
+@asynccontextmanager
+async def front_that_says(text: str, write_stall_s: float, **edge: Any) -> AsyncIterator[Front]:
+    """A gateway whose answers are this long, and whose clients may take so long for a byte."""
+
+    async def say(connection: Connection, _: Request) -> None:
+        await connection.send(json_answer(completion(text)))
+
+    timeouts = {"write_stall_s": write_stall_s}
+    async with (
+        scripted_engine(say) as engine,
+        site(settings(aggregated=engine.url, edge=edge, timeouts=timeouts)) as running,
+    ):
+        yield Front(running, engine)
+
+
+@pytest.mark.parametrize("more", ["", "connection: close\r\n"], ids=["kept alive", "closed"])
+@pytest.mark.parametrize("answer_bytes", [20_000, 100_000, 1_000_000])
+async def test_who_does_not_take_its_answer_is_let_go(answer_bytes: int, more: str) -> None:
+    async with front_that_says("x" * answer_bytes, write_stall_s=0.2, keep_alive_s=0.2) as front:
+        client = await front.site.open(post(more=more), receive_buffer_bytes=4096)
+        client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        await eventually(lambda: len(front.engine.requests) == 1)
+        await eventually(lambda: _open_connections(front) == 0)
+        client.writer.transport.abort()
+
+
+async def test_who_takes_a_large_answer_slowly_but_steadily_gets_all_of_it() -> None:
+    text = "x" * 2_000_000
+    async with front_that_says(text, write_stall_s=0.4) as front:
+        client = await front.site.open(post(), receive_buffer_bytes=1 << 16)
+        _, headers = await client.head()
+        left = int(headers["content-length"])
+        begun_at = asyncio.get_running_loop().time()
+        while left:
+            left -= len(await client.reader.read(min(left, 40_000)))
+            await asyncio.sleep(0.02)
+        assert asyncio.get_running_loop().time() - begun_at > 2 * 0.4
+        client.writer.close()

@@ -107,6 +107,16 @@ async def test_a_thousand_pipelined_requests_are_answered_in_order(front: Front)
     assert all(f"'m{number}'" in answer.error["message"] for number, answer in enumerate(told))
 
 
+async def test_a_length_of_thousands_of_digits_is_read_as_the_number_it_is(front: Front) -> None:
+    head, _, body = post(more="connection: close\r\n").partition(b"\r\n\r\n")
+    head = head.replace(b"content-length: ", b"content-length: " + b"0" * 5000)
+    async with connected_to(front.url) as (reader, writer), asyncio.timeout(5):
+        writer.write(head + b"\r\n\r\n" + body[:9])
+        await asyncio.sleep(0.05)
+        writer.write(body[9:])
+        assert [answer.status for answer in answers(await reader.read())] == [200]
+
+
 @pytest.mark.parametrize(
     "target", ["/v1/completions", "http://gateway/v1/completions", "HTTP://GATEWAY/v1/completions"]
 )

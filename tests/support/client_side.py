@@ -20,6 +20,11 @@ class ClientTransport(asyncio.Transport):
         self.ended = ""
         self.reading = True
         self.half_closed = False
+        self.unsent_bytes = 0
+
+    def get_write_buffer_size(self) -> int:
+        """Part of the transport's interface."""
+        return self.unsent_bytes
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Part of the transport's interface."""
@@ -44,7 +49,7 @@ class ClientTransport(asyncio.Transport):
 
     def abort(self) -> None:
         """Part of the transport's interface."""
-        self.ended = self.ended or "aborted"
+        self.ended = "aborted"
 
     def pause_reading(self) -> None:
         """Part of the transport's interface."""

@@ -62,6 +62,9 @@ def test_in_the_end_there_is_not_even_room_to_wait_for_clients_to_read() -> None
         ("2001:db8:1:2::1", "2001:db8:1:2:ffff::9", True),
         ("2001:db8:1:2::1", "2001:db8:1:3::1", False),
         ("fe80::1%eth0", "fe80::2", True),
+        ("::ffff:10.0.0.1", "::ffff:10.0.0.1", True),
+        ("::ffff:10.0.0.1", "::ffff:10.0.0.2", False),
+        ("::ffff:10.0.0.1", "10.0.0.1", True),
     ],
 )
 def test_a_network_of_ipv6_is_one_client(one: str, other: str, same: bool) -> None:

@@ -1,7 +1,6 @@
 """Does an event wake whoever waits, and does a writer wait for a client that is slow?"""
 
 import asyncio
-from typing import cast
 
 import pytest
 
@@ -70,7 +69,7 @@ async def test_who_gave_up_waiting_costs_the_others_nothing(turns: list[str]) ->
 
 
 async def test_a_writer_waits_for_a_client_that_is_behind() -> None:
-    flow = Flow(cast("asyncio.Transport", ClientTransport()))
+    flow = Flow(ClientTransport())
     await flow.drain()
     flow.pause_writing()
     drained = asyncio.get_running_loop().create_task(flow.drain())
@@ -91,7 +90,7 @@ async def test_the_transport_is_told_once() -> None:
         def resume_reading(self) -> None:
             told.append("resume")
 
-    flow = Flow(cast("asyncio.Transport", Told()))
+    flow = Flow(Told())
     flow.resume_reading()
     for _ in range(2):
         flow.pause_reading()
@@ -99,3 +98,16 @@ async def test_the_transport_is_told_once() -> None:
     for _ in range(2):
         flow.resume_reading()
     assert (told, flow.read_paused) == (["pause", "resume"], False)
+
+
+async def test_held_it_is_not_read_whoever_would_like_to() -> None:
+    client = ClientTransport()
+    flow = Flow(client)
+    flow.hold()
+    flow.resume_reading()
+    assert (client.reading, flow.read_paused) == (False, True)
+    flow.release()
+    assert (client.reading, flow.read_paused) == (True, False)
+    flow.pause_reading()
+    flow.resume_reading()
+    assert client.reading

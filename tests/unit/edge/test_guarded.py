@@ -1,16 +1,21 @@
 import asyncio
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from router.edge.census import SPARE_CONNECTIONS
-from router.edge.guarded import LINGER_BYTES, Phase
+from router.edge.guarded import LINGER_BYTES, MAX_WAITING_REQUESTS, Phase
 from tests.support.client_side import ClientTransport, connected
 from tests.support.edge import TurnedAway, guards
 
 GET = b"GET /a HTTP/1.1\r\nHost: gateway\r\n\r\n"
 BAD = b"GET /b HTTP/1.1\r\n\r\n"
+
+
+AHEAD = b"x" * 70_000
+"""More than is read ahead of answers."""
 
 
 def post(body: bytes, length: int) -> bytes:
@@ -260,7 +265,7 @@ async def test_an_idle_connection_has_its_own(app: App, client: ClientTransport)
 async def test_a_client_is_not_blamed_while_it_is_not_read(app: App, client: ClientTransport) -> None:
     protocol = connected(app, guards(), client)
     app.may_answer.clear()
-    protocol.data_received(GET + post(b"x", 9))
+    protocol.data_received(GET + post(AHEAD, len(AHEAD) + 8))
     protocol._body_begun_at -= 100
     protocol._too_slow()
     assert (client.written, client.reading) == (b"", False)
@@ -269,6 +274,155 @@ async def test_a_client_is_not_blamed_while_it_is_not_read(app: App, client: Cli
     protocol.data_received(b"x" * 8)
     await settle()
     assert (statuses(client), app.seen) == ([200, 200], ["/a", "/c"])
+    protocol.connection_lost(None)
+
+
+async def test_nor_for_a_head_that_is_not_read(app: App, client: ClientTransport) -> None:
+    protocol = connected(app, guards(), client)
+    app.may_answer.clear()
+    protocol.data_received(GET + post(AHEAD, len(AHEAD)) + GET[:9])
+    protocol._too_slow()
+    assert (client.written, client.reading, protocol._phase) == (b"", False, Phase.HEAD)
+    app.may_answer.set()
+    await settle()
+    protocol.data_received(GET[9:])
+    await settle()
+    assert statuses(client) == [200, 200, 200]
+    protocol.connection_lost(None)
+
+
+async def test_who_is_a_little_ahead_of_the_answers_is_read_and_so_heard_leaving(
+    app: App, client: ClientTransport
+) -> None:
+    protocol = connected(app, guards(), client)
+    app.may_answer.clear()
+    protocol.data_received(GET + GET + post(b"x", 2))
+    assert client.reading
+    protocol.data_received(b"x")
+    app.may_answer.set()
+    await settle()
+    assert app.seen == ["/a", "/a", "/c"]
+    protocol.connection_lost(None)
+
+
+async def test_who_is_far_ahead_is_not_read_before_all_of_it_is_begun(app: App, client: ClientTransport) -> None:
+    protocol = connected(app, guards(), client)
+    app.may_answer.clear()
+    protocol.data_received(GET + GET + post(AHEAD, len(AHEAD)))
+    reading = []
+    for _ in range(3):
+        await settle()
+        protocol.flow.resume_reading()  # as who has taken a body does
+        reading.append(client.reading)
+        app.may_answer.set()
+        app.may_answer.clear()
+    await settle()
+    assert (reading, client.reading) == ([False, False, True], True)
+    protocol.data_received(GET + GET)
+    assert client.reading, "what was ahead is behind"
+    await settle()
+    protocol.connection_lost(None)
+
+
+async def test_only_so_many_requests_wait_on_one_connection(app: App, client: ClientTransport) -> None:
+    observer = TurnedAway()
+    protocol = connected(app, guards(observer), client)
+    app.may_answer.clear()
+    protocol.data_received(GET * (1 + MAX_WAITING_REQUESTS))
+    assert observer.codes == []
+    protocol.data_received(GET * 2)
+    assert (observer.codes, len(protocol.pipeline)) == (["too_many_waiting"], MAX_WAITING_REQUESTS)
+    app.may_answer.set()
+    for _ in range(MAX_WAITING_REQUESTS):
+        await settle()
+    assert statuses(client) == [200] * (1 + MAX_WAITING_REQUESTS) + [400]
+    protocol.connection_lost(None)
+
+
+async def test_refused_behind_others_it_is_hardly_read_meanwhile(app: App, client: ClientTransport) -> None:
+    protocol = connected(app, guards(), client)
+    app.may_answer.clear()
+    protocol.data_received(GET * 3 + BAD)
+    await settle()
+    protocol.data_received(b"x" * (LINGER_BYTES + 1))
+    reading = []
+    for _ in range(2):
+        reading.append(client.reading)
+        app.may_answer.set()
+        app.may_answer.clear()
+        await settle()
+    assert (reading, len(statuses(client))) == ([False, False], 2)
+    assert not client.reading
+    app.may_answer.set()
+    await settle()
+    assert (statuses(client), client.half_closed) == ([200, 200, 200, 400], True)
+    protocol.connection_lost(None)
+
+
+async def test_every_request_that_was_begun_hears_that_its_client_left(client: ClientTransport) -> None:
+    heard: list[str] = []
+
+    async def app(scope: Any, receive: Any, _send: Any) -> None:
+        while heard[-1:] != ["http.disconnect"]:
+            heard.append((await receive())["type"])
+
+    protocol = connected(app, guards(), client)
+    protocol.data_received(GET + GET + GET)
+    await settle()
+    protocol.connection_lost(None)
+    await settle()
+    assert heard == ["http.request", "http.disconnect"]
+
+
+async def test_reading_goes_on_in_the_middle_of_a_head_after_a_body_that_nobody_took(client: ClientTransport) -> None:
+    async def app(_scope: Any, _receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
+        await send({"type": "http.response.body", "body": b""})
+
+    protocol = connected(app, guards(), client)
+    protocol.data_received(post(AHEAD, len(AHEAD)) + GET[:9])
+    before = client.reading
+    await settle()
+    assert (before, client.reading, bytes(protocol.cycle.body)) == (False, True, b"")
+    protocol.data_received(GET[9:])
+    await settle()
+    assert statuses(client) == [200, 200]
+    protocol.connection_lost(None)
+
+
+@pytest.mark.parametrize("closes", ["idle too long", "asked to", "the server stops"])
+async def test_a_client_that_does_not_take_the_rest_before_it_is_closed_is_dropped(
+    app: App, client: ClientTransport, closes: str
+) -> None:
+    protocol = connected(app, replace(guards(), write_stall_s=0.01), client)
+    client.unsent_bytes = 1000
+    protocol.data_received(GET.replace(b"Host", b"Connection: close\r\nHost") if closes == "asked to" else GET)
+    await settle()
+    if closes == "idle too long":
+        protocol._too_slow()
+    elif closes == "the server stops":
+        protocol.shutdown()
+    assert client.ended == "closed"
+    protocol.resume_writing()  # it has taken some, but not all
+    await asyncio.sleep(0.03)
+    assert client.ended == "aborted"
+    protocol.connection_lost(None)
+
+
+async def test_nobody_is_watched_who_has_left(app: App, client: ClientTransport) -> None:
+    protocol = connected(app, replace(guards(), write_stall_s=0.01), client)
+    protocol.pause_writing()
+    protocol.connection_lost(None)
+    await asyncio.sleep(0.03)
+    assert client.ended == "closed"
+
+
+async def test_who_has_taken_everything_needs_no_timer_to_be_closed(app: App, client: ClientTransport) -> None:
+    protocol = connected(app, guards(), client)
+    protocol.data_received(GET)
+    await settle()
+    protocol._too_slow()
+    assert (client.ended, protocol._stall) == ("closed", None)
     protocol.connection_lost(None)
 
 
