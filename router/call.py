@@ -48,13 +48,18 @@ LONG_FIELDS = ("messages", "prompt", "tools")
 """What makes bodies long, and is the same on all legs."""
 
 MAX_NUMBER = 2**63
-"""The parser turns larger integers into the nearest double: what an engine got would not be what the client sent."""
+"""The parser turns larger integers into the nearest double: what an engine got would not be what the client sent.
+
+Looked for among the body's own fields: inside tools and messages no engine computes with them."""
 
 
 NUMBERS = frozenset((int, float))
 """What the parser makes of numbers; its `bool` is none."""
 
 MAX_SESSION_CHARS = 256
+
+ROLE_AND_CONTENT = frozenset({"role", "content"})
+"""What nearly all messages have, and nothing else."""
 
 DEFAULT_BOUNDS = JsonBounds()
 
@@ -291,9 +296,18 @@ def _prompt_bytes(api: Api, fields: Mapping[str, Any], long: Mapping[str, bytes]
     for message in messages:
         if isinstance(message, dict):
             size_bytes += _text_bytes(message.get("content"))
+            if not message.keys() <= ROLE_AND_CONTENT:
+                size_bytes += sum(_field_bytes(message[name]) for name in message.keys() - ROLE_AND_CONTENT)
     if fields.get("tools"):
         size_bytes += len(long["tools"])
     return size_bytes
+
+
+def _field_bytes(value: object) -> int:
+    """UTF-8 size of what else a message has and templates show: tool calls with their arguments, reasoning."""
+    if isinstance(value, str):
+        return _text_bytes(value)
+    return len(orjson.dumps(value)) if value else 0
 
 
 def _tokens_of_prompt(prompt: object) -> int:

@@ -6,12 +6,13 @@ from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from prometheus_client import CollectorRegistry
+from starlette.exceptions import HTTPException
 
 from router import __version__
 from router.edge import replies
 from router.edge.operators import Operators
 from router.edge.readiness import Readiness
-from router.errors import InvalidRequest, RequestError
+from router.errors import InternalFault, InvalidRequest, MethodNotAllowed, NotFound, RequestError, TooLarge
 from router.fleet.fleet import Fleet
 from router.fleet.pairs import Pairs
 from router.telemetry.events import Clock
@@ -63,6 +64,13 @@ def operations_app(
         text, content_type = await page(registry, request.headers.get("accept", ""))
         return Response(text, media_type=content_type)
 
+    _tell_errors(app)
+    return app
+
+
+def _tell_errors(app: FastAPI) -> None:
+    """In the shape that errors have on the other listener."""
+
     @app.exception_handler(RequestError)
     async def failed(_: Request, error: RequestError) -> Response:
         return Response(replies.error_body(error), error.status, media_type="application/json")
@@ -70,7 +78,28 @@ def operations_app(
     @app.exception_handler(RequestValidationError)
     async def refused(_: Request, error: RequestValidationError) -> Response:
         fault = error.errors()[0]
+        if fault["type"] == "json_invalid":  # whose place is an offset
+            return await failed(_, InvalidRequest("the body is not valid JSON"))
         where = ".".join(str(part) for part in fault["loc"][1:])
         return await failed(_, InvalidRequest(f"{where}: {fault['msg']}", param=where or None))
 
-    return app
+    @app.exception_handler(HTTPException)
+    async def not_served(request: Request, error: HTTPException) -> Response:
+        return await failed(request, _fault_of(error, f"{request.method} {request.url.path}"))
+
+    @app.exception_handler(Exception)
+    async def broken(request: Request, error: Exception) -> Response:
+        return await failed(request, InternalFault(type(error).__name__))
+
+
+def _fault_of(error: HTTPException, asked: str) -> RequestError:
+    """What the framework found wrong, as it is told here."""
+    match error.status_code:
+        case NotFound.status:
+            return NotFound(f"{asked} is not served here")
+        case MethodNotAllowed.status:
+            return MethodNotAllowed(f"{asked} is not served here")
+        case TooLarge.status:
+            return TooLarge("the body is larger than any change that can be made here")
+        case _:
+            return InvalidRequest(f"the body cannot be read: {error.detail}")

@@ -372,4 +372,8 @@ def test_what_the_head_calls_it_goes_before_if_it_can_be_used(of_head: str | Non
 def test_the_bytes_of_one_text_are_counted_with_its_template() -> None:
     assert a_call(messages=[{"role": "user", "content": "abcd"}]).prompt_bytes == 4 + 16
     assert a_completion(prompt="hé").prompt_bytes == 3
+    assert a_call(messages=[{"role": "assistant", "content": "a", "reasoning_content": "hé"}]).prompt_bytes == 4 + 16
+    assert a_call(messages=[{"role": "assistant", "content": "abcd", "tool_calls": None}]).prompt_bytes == 4 + 16
+    called = [{"type": "function", "function": {"name": "f", "arguments": "x" * 100}}]
+    assert a_call(messages=[{"role": "assistant", "tool_calls": called}]).prompt_bytes == len(orjson.dumps(called)) + 16
     assert a_completion(prompt=[1, 2]).prompt_bytes == a_completion(prompt=["a", "b"]).prompt_bytes == 0

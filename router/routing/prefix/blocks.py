@@ -3,11 +3,12 @@
 What a template puts first comes first: its own switches, tools, then message after message. So turn n + 1 of a chat
 has all full blocks of turn n, and equal text in another place has others. The bytes are those of the decoded text, not
 of its JSON: how a client escapes, orders keys or sends nulls does not matter. Long parts that are no text, such as
-images, are in it by their digest.
+images, are in it by their digest; tool calls are text.
 
 The chain begins with the model and a salt: engines share KV neither between models nor, where they are salted, between
-tenants. Blocks have a fixed size in bytes, as a size that followed the estimate of tokens per byte would make every
-change of that estimate forget all that is known; how many tokens they stand for is what follows.
+tenants. The salt must hold what clients cannot know, as the hash is none that withstands whoever does. Blocks have a
+fixed size in bytes, as a size that followed the estimate of tokens per byte would make every change of that estimate
+forget all that is known; how many tokens they stand for is what follows.
 """
 
 from array import array
@@ -18,7 +19,7 @@ from typing import Any
 import orjson
 from xxhash import xxh3_64_intdigest, xxh3_128_digest
 
-from router.call import Api, Blocks, Call
+from router.call import ROLE_AND_CONTENT, Api, Blocks, Call
 
 BLOCK_TOKENS = 64
 """Small beside prompts that are worth a hand-over (512 tokens), large beside what a hash costs (0.13 us)."""
@@ -31,10 +32,8 @@ TOKEN_ID_BYTES = 8
 TEMPLATE_FIELDS = ("chat_template", "chat_template_kwargs", "reasoning_effort", "documents", "tools")
 """Fields beside the messages that templates put into the prompt, before them."""
 
-ROLE_AND_CONTENT = {"role", "content"}
-
 LONG_PART_BYTES = 1024
-"""Parts of a message that are no text and longer than this count by their digest."""
+"""Parts of a content that are no text and longer than this count by their digest."""
 
 NO_BLOCKS = Blocks((), BLOCK_TOKENS)
 
@@ -101,7 +100,7 @@ def _message(message: object) -> list[bytes]:
     if not message.keys() <= ROLE_AND_CONTENT:  # mostly there is nothing else to sort
         for name in sorted(message.keys() - ROLE_AND_CONTENT):
             if message[name]:
-                parts.append(FIELD + name.encode() + _short(message[name]))
+                parts.append(FIELD + name.encode() + _text(message[name]))
     return parts
 
 

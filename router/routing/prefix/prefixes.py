@@ -1,5 +1,6 @@
 """What is there already of a call's prompt, engine by engine? The one thing of this room that others talk to."""
 
+import secrets
 from collections.abc import Callable, Mapping
 
 from router.call import Blocks, Call
@@ -19,13 +20,18 @@ def no_salt(call: Call) -> bytes:
 
 
 class Prefixes:
-    """The index, asked and told by call. `salt_of` gives what keeps a tenant's prefixes apart."""
+    """The index, asked and told by call. `salt_of` gives what keeps a tenant's prefixes apart.
+
+    Hashes begin with a secret of this process: whoever knew how they begin could make a prompt whose hashes repeat, and
+    the index takes the blocks of a prompt for different ones.
+    """
 
     def __init__(self, index: PrefixIndex, sizes: TokenSizes | None = None, salt_of: Salt = no_salt) -> None:
         self.index = index
         self.truth = Truth(index)
         self.sizes = sizes or TokenSizes()
         self._salt_of = salt_of
+        self._secret = secrets.token_bytes(16)
         self._asked: Call | None = None
         self._asked_version = -1
         self._held: Mapping[Backend, float] = {}
@@ -33,7 +39,7 @@ class Prefixes:
     def blocks(self, call: Call) -> Blocks:
         """The blocks of a call's prompt, computed when they are first asked for: its body must still be there then."""
         if call.blocks is None:
-            call.blocks = blocks(call, call.prompt_tokens, self._salt_of(call))
+            call.blocks = blocks(call, call.prompt_tokens, self._secret + self._salt_of(call))
         return call.blocks
 
     def held(self, call: Call) -> Mapping[Backend, float]:

@@ -2,7 +2,7 @@
 
 English has about 4 bytes a token, code and other scripts differ, and so do vocabularies. What a model's last prompts
 had, by engines' own `usage.prompt_tokens`, tells the next ones'; sums that decay forget old traffic, and give long
-prompts, whose count says more, their weight.
+prompts, whose count says more, their weight, up to a limit.
 """
 
 from dataclasses import dataclass
@@ -17,6 +17,9 @@ PRIOR_TOKENS = 500
 
 FEWEST_BYTES, MOST_BYTES = 0.5, 16.0
 """Bytes per token beyond which a count tells of something else: images, a template's own text."""
+
+MOST_TOKENS = 4096
+"""What one prompt counts for at most: a single long one that is unlike the others is not to speak for all of them."""
 
 MIN_BYTES = 256
 """Of shorter prompts the template is a large part."""
@@ -53,8 +56,9 @@ class TokenSizes:
         if call.prompt_bytes < MIN_BYTES or not self._is_plausible(call.prompt_bytes, prompt_tokens):
             return
         sums = self._models.pop(call.model, None) or _Sums(PRIOR_TOKENS * BYTES_PER_TOKEN, PRIOR_TOKENS)
-        sums.size_bytes = sums.size_bytes * MEMORY + call.prompt_bytes
-        sums.tokens = sums.tokens * MEMORY + prompt_tokens
+        share = min(1, MOST_TOKENS / prompt_tokens)
+        sums.size_bytes = sums.size_bytes * MEMORY + call.prompt_bytes * share
+        sums.tokens = sums.tokens * MEMORY + prompt_tokens * share
         self._models[call.model] = sums
         if len(self._models) > MAX_MODELS:
             del self._models[next(iter(self._models))]

@@ -158,3 +158,16 @@ async def test_nobody_can_fill_the_memory(decode: Backend, chooser: Chooser, met
         answer = await client.request(method, path, content=endless(), headers={"content-type": "application/json"})
     assert answer.status_code in (401, 413)
     assert sent_bytes <= MAX_BODY_BYTES + (1 << 14)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b'{"mode": "\xff"}', b"[" * 30_000, b'{"mode": ', b'{"mode": "auto", "share": ' + b"1" * 5000 + b"}"],
+    ids=["no UTF-8", "too deep", "cut", "too long a number"],
+)
+async def test_a_body_that_cannot_be_read_is_told_in_the_shape_of_all_errors(
+    client: httpx.AsyncClient, body: bytes
+) -> None:
+    answer = await client.put("/routing", content=body, headers={"content-type": "application/json"})
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"], error["param"]) == (400, "invalid_request", None)

@@ -67,3 +67,28 @@ async def test_metrics_come_in_the_format_asked_for(
     assert answer.headers["content-type"].startswith(content_type)
     assert "seen_total 1.0" in answer.text
     assert answer.text.rstrip("\n").endswith(last)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "code"),
+    [("GET", "/nope", 404, "not_found"), ("POST", "/fleet", 405, "method_not_allowed")],
+)
+async def test_what_is_not_served_is_told_in_the_shape_of_all_errors(
+    client: httpx.AsyncClient, method: str, path: str, status: int, code: str
+) -> None:
+    answer = await client.request(method, path)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
+    assert path in answer.json()["error"]["message"]
+
+
+async def test_a_fault_of_its_own_is_told_in_it_too(decode: Backend, readiness: Readiness) -> None:
+    def fails() -> float:
+        raise ZeroDivisionError
+
+    app = operations_app(
+        Fleet([decode]), Pairs(PairRules()), readiness, CollectorRegistry(), Operators("127.0.0.1"), fails
+    )
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost:8001") as client:
+        answer = await client.get("/fleet")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (500, "internal_error")

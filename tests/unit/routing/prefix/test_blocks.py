@@ -89,6 +89,16 @@ def test_an_image_counts_by_its_digest() -> None:
     assert not set(asked(IMAGE)) & set(asked({"type": "image_url", "image_url": {"url": "B" * 90_000}}))
 
 
+def test_what_an_assistant_called_is_text_like_any_other() -> None:
+    def turn(arguments: str) -> dict[str, Any]:
+        function = {"name": "write_file", "arguments": arguments}
+        return {"role": "assistant", "content": None, "tool_calls": [{"type": "function", "function": function}]}
+
+    written = of([turn(LONG + LONG)])
+    assert len(written) >= 2 * len(LONG) // BLOCK_BYTES
+    assert shared(written, of([turn(LONG + "other" + LONG[5:])])) == len(LONG) // BLOCK_BYTES
+
+
 def test_models_tenants_and_apis_share_nothing() -> None:
     ours = hashes(a_call(messages=TURN), b"ours")
     for other in (

@@ -65,3 +65,8 @@ def test_an_engine_that_began_anew_holds_nothing() -> None:
     assert engine in prefixes.truth._engines
     prefixes.forget(engine)
     assert (prefixes.held(call), prefixes.truth._engines) == ({}, {})
+
+
+def test_nobody_outside_can_know_how_the_hashes_of_a_prompt_begin() -> None:
+    call, other = a_completion(prompt=TEXT), a_completion(prompt=TEXT)
+    assert not set(some_prefixes().blocks(call).hashes) & set(some_prefixes().blocks(other).hashes)

@@ -34,6 +34,16 @@ def test_one_odd_count_does_not_turn_it_over() -> None:
     assert 3 < sizes.bytes_per_token(TEXT.model) < 4
 
 
+@pytest.mark.parametrize("bytes_per_token", [0.6, 15.9])
+def test_a_single_long_prompt_does_not_speak_for_the_others(bytes_per_token: float) -> None:
+    sizes = TokenSizes()
+    for _ in range(50):
+        sizes.learn(TEXT, 2000)
+    odd = a_completion(prompt=" " * 1_600_000)
+    sizes.learn(odd, round(1_600_000 / bytes_per_token))
+    assert sizes.tokens(TEXT) == pytest.approx(2000, rel=0.2)
+
+
 @pytest.mark.parametrize("tokens", [0, -1, 1, 100_000])
 def test_counts_that_tell_of_something_else_are_not_learnt(tokens: int) -> None:
     sizes = TokenSizes()
