@@ -6,6 +6,9 @@ of them is to do there, and each is told the same number.
 Prefill and decode are told apart, as each has its own load, and together, as one waits for the other: while decode is
 saturated, prefill neither grows, as more prompts would only wait for decode with their KV, nor shrinks, as what it has
 to do is what decode lets through.
+
+An engine counts once its model is known, which is when it has come up for the first time unless the settings name it.
+So a gateway finds its pools smaller than they are where engines still load or are down; they count as they join.
 """
 
 import asyncio
@@ -16,6 +19,7 @@ from typing import Any
 from router.fleet.backend import Backend
 from router.fleet.fleet import Fleet
 from router.scaling.demand import Demand, decode_demand, prefill_demand
+from router.scaling.newcomers import Newcomers
 from router.scaling.steady import Desired, Limits, Reason, step
 from router.scaling.watch import Look, Watch, summed
 from router.scaling.work import PrefillWork
@@ -38,11 +42,12 @@ class Capacity:
 
 @dataclass(slots=True, eq=False)
 class Pool:
-    """One pool of some models: what it had to do, how many engines that is worth, and how many are wanted."""
+    """One pool of some models: its work, how many engines that is worth, how many are wanted, and who came lately."""
 
     models: Sequence[str]
     watch: Watch
     desired: Desired
+    newcomers: Newcomers
     demand: Demand | None = None
 
 
@@ -79,7 +84,7 @@ class Autoscaler:
         pools: dict[tuple[str, Role], Pool] = {}
         for role in (Role.AGGREGATED, Role.DECODE, Role.PREFILL):  # prefill knows of decode then
             for together in self._served_together(models, role):
-                pool = self._pool(together, role, pools.values())
+                pool = self._pool(together, role, pools.values(), now)
                 pools |= {(model, role): pool for model in together}
                 self._pools |= pools
                 self._look_at(pool, role, now)
@@ -111,13 +116,15 @@ class Autoscaler:
                 groups.setdefault(serving or self._pools[model, role], []).append(model)
         return groups.values()
 
-    def _pool(self, models: Sequence[str], role: Role, taken: Collection[Pool]) -> Pool:
-        """That of one of the models, unless others have it now. For other models than before its looks begin anew."""
+    def _pool(self, models: Sequence[str], role: Role, taken: Collection[Pool], now: float) -> Pool:
+        """The largest of those of the models, unless others have it now. For other models its looks begin anew."""
         theirs = (self._pools[model, role] for model in models if (model, role) in self._pools)
-        pool = next((pool for pool in theirs if pool not in taken), None)
+        free = (pool for pool in theirs if pool not in taken)
+        pool = max(free, key=lambda pool: pool.desired.replicas, default=None)
         if pool is None:
             watch = Watch(self._rules.window_s, self._capacity.prefill_tokens_per_s)
-            return Pool(models, watch, Desired(len(self._engines(models[0], role))))
+            found = len(self._engines(models[0], role))
+            return Pool(models, watch, Desired(found, young_until=now + self._rules.scale_in_after_s), Newcomers(found))
         if pool.models != models:
             pool.models, pool.watch = models, Watch(self._rules.window_s, pool.watch.peak_tokens_per_s)
         return pool
@@ -137,11 +144,13 @@ class Autoscaler:
             )
         )
         pool.demand = self._demand(role, pool.watch)
-        limits = Limits(self._rules.size(role))
+        limits = Limits(self._rules.size(role), len(engines))
         if role is Role.PREFILL:
             lease_s = max((backend.settings.kv_lease_s for backend in engines), default=0.0)
             limits = replace(limits, lease_s=lease_s, held=any(map(self._decode_is_saturated, pool.models)))
         pool.desired = step(pool.desired, pool.demand, now, self._rules, limits)
+        spared_s = self._rules.scale_in_after_s
+        pool.newcomers = pool.newcomers.look(len(engines), pool.desired.replicas, now, spared_s)
 
     def _demand(self, role: Role, watch: Watch) -> Demand:
         if role is Role.PREFILL:
@@ -157,7 +166,7 @@ class Autoscaler:
         return pool.watch.last.waiting > 0 or pool.demand.engines > usable
 
     def _engines(self, model: str, role: Role) -> list[Backend]:
-        """Those of a pool that are to stay, whatever their state."""
+        """Those of a pool that are to stay and whose model is known, whatever their state now."""
         return [b for b in self._fleet.backends if b.role is role and model in b.models and not b.standing.drained]
 
     # Which engines may go
@@ -177,13 +186,17 @@ class Autoscaler:
         lease_s = {b.id: b.settings.kv_lease_s if role is Role.PREFILL else 0.0 for b in pool}
         return [engine for engine, held_s in lease_s.items() if now - self._quiet[engine][1] >= held_s]
 
-    def _to_drain(self, engines: Sequence[Backend], pool: Pool) -> list[str]:
-        """The engines with the least to do, as many as are too many, once that is certain."""
+    def _to_drain(self, engines: Sequence[Backend], pool: Pool, now: float) -> list[str]:
+        """The engines with the least to do, as many as are too many, once that is certain.
+
+        For those that came unasked it is not yet: whoever started them did so for a reason that the load may show.
+        """
         wanted = pool.desired.replicas
         if pool.desired.reason is Reason.KV_LEASE:
             wanted = pool.desired.surplus_most
         idlest = sorted(engines, key=lambda backend: (backend.standing.usable, backend.load.requests))
-        return [backend.id for backend in idlest[: max(0, len(engines) - wanted)]]
+        spared = pool.newcomers.spared(now, self._rules.scale_in_after_s)
+        return [backend.id for backend in idlest[: max(0, len(engines) - spared - wanted)]]
 
     def _describe(self, model: str, role: Role, pool: Pool, now: float) -> dict[str, Any]:
         engines, size, demand, desired = self._engines(model, role), self._rules.size(role), pool.demand, pool.desired
@@ -195,7 +208,7 @@ class Autoscaler:
             "surplus_for_s": None if desired.surplus_since is None else round(now - desired.surplus_since, 1),
             "min_replicas": size.min_replicas,
             "max_replicas": size.max_replicas,
-            "drain_next": self._to_drain(engines, pool),
+            "drain_next": self._to_drain(engines, pool, now),
             "may_go": self._may_go(model, role, now),
         }
         if demand is not None:

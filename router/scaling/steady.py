@@ -3,6 +3,7 @@
 A pool grows when its engines are loaded beyond `scale_out_above`, and shrinks when fewer would be loaded below
 `scale_in_below`; between the two it stays as it is. It grows at once, at most to twice its size, and then waits until
 what it asked for can have come. It shrinks only after a surplus that lasted, and only to what was needed meanwhile.
+Engines that join a young pool raise what is wanted: they were there before it was, and only now are known to be.
 """
 
 import math
@@ -29,24 +30,29 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Desired:
-    """`replicas` wanted and why; since when (monotonic seconds) there is a surplus, and the most needed since then."""
+    """`replicas` wanted and why; since when (monotonic seconds) there is a surplus, and the most needed since then.
+
+    Until `young_until` (monotonic seconds) nobody knows yet how many engines the pool has.
+    """
 
     replicas: int
     reason: Reason = Reason.FITS
     grown_at: float = -math.inf
     surplus_since: float | None = None
     surplus_most: int = 0
+    young_until: float = -math.inf
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
     """What holds for a pool beside the settings of all.
 
-    `lease_s` is how long an engine that leaves may still hold KV that is to be pulled. `held`: what the pool has to do
-    is not its own load now.
+    `engines` are there and to stay. `lease_s` is how long an engine that leaves may still hold KV that is to be pulled.
+    `held`: what the pool has to do is not its own load now.
     """
 
     size: PoolSize
+    engines: int = 0
     lease_s: float = 0.0
     held: bool = False
 
@@ -56,12 +62,20 @@ def step(before: Desired, demand: Demand, now: float, rules: Autoscale, limits: 
     size = limits.size
     least = _within(size, math.ceil(demand.engines / rules.scale_out_above))
     most = _within(size, math.ceil(demand.engines / rules.scale_in_below))
-    desired = replace(before, replicas=_within(size, before.replicas))
+    desired = _with_joined(replace(before, replicas=_within(size, before.replicas)), now, limits)
     if least > desired.replicas:
         return _short(desired, least, now, rules, limits)
     if most < desired.replicas:
         return _surplus(desired, most, now, rules, limits)
     return replace(desired, reason=_fits(desired.replicas, demand, rules, size), surplus_since=None)
+
+
+def _with_joined(desired: Desired, now: float, limits: Limits) -> Desired:
+    """A pool is young for as long as a surplus must last, so that none of its shrinkings is undone here."""
+    engines = _within(limits.size, limits.engines)
+    if now >= desired.young_until or engines <= desired.replicas:
+        return desired
+    return replace(desired, replicas=engines, surplus_since=None)  # a surplus counts once it lasts with them
 
 
 def _short(desired: Desired, least: int, now: float, rules: Autoscale, limits: Limits) -> Desired:

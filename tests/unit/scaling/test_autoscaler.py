@@ -105,6 +105,40 @@ def test_engines_that_are_down_are_still_wanted() -> None:
     assert (told["desired"], told["engines"], told["usable"]) == (2, 2, 1)
 
 
+def test_engines_that_load_at_the_first_look_are_wanted_as_they_come_up() -> None:
+    site = Site()
+    up, loading = site.decode
+    known, loading.models = loading.models, {}
+    told = site.after(50)["decode"]
+    assert (told["desired"], told["engines"]) == (1, 1)
+    loading.models = known
+    told = site.after(5)["decode"]
+    assert (told["desired"], told["drain_next"], told["reason"]) == (2, [], "passing_surplus")
+    told = site.after(55)["decode"]
+    assert (told["desired"], told["drain_next"]) == (2, []), "without load it is a surplus, which has to last with both"
+    told = site.after(5)["decode"]
+    assert (told["desired"], told["drain_next"]) == (1, [up.id])
+
+
+def test_engines_that_come_unasked_later_are_spared_for_a_while_and_change_no_number() -> None:
+    site = Site(prefill={"min_replicas": 2})
+    site.after(60)
+    site.fleet.backends = (*site.fleet.backends, a_backend(Role.PREFILL, 3), a_backend(Role.PREFILL, 4))
+    told = site.after(60)["prefill"]
+    assert (told["desired"], told["engines"], told["drain_next"]) == (2, 4, [])
+    assert site.after(5)["prefill"]["drain_next"] == ["127.0.0.1:1", "127.0.0.1:2"]
+
+
+def test_what_is_named_a_lease_ahead_is_named_beside_engines_that_came_unasked() -> None:
+    site = Site()
+    site.after(65)
+    site.prefill[1].load.requests = 3
+    site.fleet.backends = (*site.fleet.backends, busy := a_backend(Role.PREFILL, 3))
+    busy.load.requests = 3
+    told = site.after(10)["prefill"]
+    assert (told["reason"], told["drain_next"]) == ("kv_lease", ["127.0.0.1:1"])
+
+
 def test_a_pool_that_lost_all_its_engines_is_wanted_back() -> None:
     site = Site()
     site.after(5)
@@ -158,6 +192,22 @@ def test_an_adapter_that_is_loaded_everywhere_joins_the_pool_and_one_that_leaves
     site.after(5)
     pools = site.autoscaler.pools(Role.DECODE)
     assert sorted(list(pool.models) for pool in pools) == [["adapter"], [MODEL]]
+
+
+def test_an_adapter_that_a_part_of_the_engines_had_for_long_does_not_make_the_pool_smaller() -> None:
+    site = Site()
+    both = ("adapter", MODEL)
+    site.decode = [
+        of_models(Role.DECODE, 11, *both),
+        of_models(Role.DECODE, 12, *both),
+        of_models(Role.DECODE, 13, MODEL),
+    ]
+    site.fleet.backends = tuple(site.decode)
+    before = site.after(100, requests=5)["decode"]["desired"]
+    site.decode[2].models = site.decode[0].models
+    after = site.after(5, requests=5)["decode"]
+    assert (before, after["desired"], after["reason"]) == (3, 3, "fits")
+    assert len(site.autoscaler.pools(Role.DECODE)) == 1
 
 
 async def test_it_looks_until_it_is_cancelled_also_after_a_look_that_failed() -> None:

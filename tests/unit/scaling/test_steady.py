@@ -54,6 +54,33 @@ def test_a_surplus_that_passes_is_none() -> None:
     assert after(Desired(4), {0: 0.5, 200: 3.0, 300: 0.5, 599: 0.5}).replicas == 4
 
 
+def joined(before: Desired, now: float, engines: int, load: float = 0.5, size: PoolSize = ANY.size) -> Desired:
+    """What is wanted at a look that sees so many engines."""
+    return step(before, demand(load), now, RULES, Limits(size, engines))
+
+
+def test_engines_that_join_a_young_pool_are_wanted_until_a_surplus_has_lasted_with_them() -> None:
+    young = joined(joined(Desired(2, young_until=300), 0, 2), 100, 2)
+    assert (young.replicas, young.surplus_since) == (2, 0)
+    all_up = joined(young, 299, 8)
+    assert (all_up.replicas, all_up.reason, all_up.surplus_since) == (8, Reason.PASSING_SURPLUS, 299)
+    fewer = joined(all_up, 598, 3)
+    assert (fewer.replicas, fewer.surplus_since) == (8, 299), "those that are gone are wanted back"
+    assert joined(fewer, 599, 8).replicas == 1
+
+
+def test_they_count_within_the_bounds_and_no_more_once_the_pool_is_not_young() -> None:
+    small = PoolSize(min_replicas=1, max_replicas=5)
+    assert joined(Desired(2, young_until=300), 299, 8, size=small).replicas == 5
+    old = joined(Desired(2, young_until=300), 300, 8, load=1.5)
+    assert (old.replicas, old.reason) == (2, Reason.FITS)
+
+
+def test_a_young_pool_that_grows_does_so_from_what_has_joined() -> None:
+    grown = joined(Desired(1, young_until=300), 10, 4, load=5.0)
+    assert (grown.replicas, grown.reason, grown.grown_at) == (7, Reason.GROWS, 10)
+
+
 def test_prefill_shrinks_a_lease_later() -> None:
     lease = Limits(ANY.size, lease_s=30)
     waiting = after(Desired(3), {0: 0.5, 300: 0.5, 329: 0.5}, lease)
