@@ -192,6 +192,22 @@ def test_gauges_are_read_from_the_fleet() -> None:
     assert value("ready") == 1
 
 
+def test_a_pool_whose_last_usable_engine_is_full_has_nothing_free() -> None:
+    registry = CollectorRegistry()
+    full, drained = a_backend(Role.DECODE, 1), a_backend(Role.DECODE, 2)
+    permits = Permits(Admission(decode_permits=2))
+    for backend in (full, full, drained):
+        permits.take(backend, 10)
+    drained.standing.drained = True
+    fleet, line = Fleet([full, drained, a_backend(Role.DECODE, 3, up=False)]), Line(Admission(), lambda: 0.0)
+    registry.register(FleetMetrics(fleet, permits, line, Pairs(PairRules()), lambda: 0.0))
+    shown = {
+        state: registry.get_sample_value("pd_router_permits", {"pool": "decode", "state": state})
+        for state in ("taken", "free")
+    }
+    assert shown == {"taken": 3, "free": 0}
+
+
 @pytest.mark.parametrize(
     ("route", "pool", "reused"),
     [
