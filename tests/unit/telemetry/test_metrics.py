@@ -9,6 +9,7 @@ from router.engines import PLAIN
 from router.engines.gauges import Gauges
 from router.errors import Outcome, Unavailable
 from router.exchange.events import EventStream
+from router.exchange.release import STRANDED_BY
 from router.fleet.fleet import Fleet
 from router.fleet.pairs import Pairs
 from router.settings.admission import Admission
@@ -137,6 +138,14 @@ def test_releases_are_counted_by_reason() -> None:
     told.metrics.stranded("timeout")
     assert told.value("kv_released_total", reason="client_gone") == 1
     assert told.value("kv_stranded_total", reason="timeout") == 1
+
+
+def test_hand_overs_left_to_their_lease_are_counted_from_0_on() -> None:
+    """A series that is there from its first count on has not risen by it, however much came at once."""
+    told = Told()
+    assert {told.value("kv_stranded_total", reason=reason) for reason in STRANDED_BY} == {0}
+    told.metrics.stranded("connection_lost")
+    assert told.value("kv_stranded_total", reason="connection_lost") == 1
 
 
 def test_warm_ups_are_counted() -> None:
