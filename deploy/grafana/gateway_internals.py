@@ -47,7 +47,7 @@ ROOM = (
     Panel(
         "Permits free",
         "short",
-        "Room that is left. 0 for long: the pool is full, and requests wait in line.",
+        "Room that is left on engines that can be used. 0 for long: the pool is full, and requests wait in line.",
         "PdRouterSaturated",
         [Query('sum by (instance, pool) (pd_router_permits{pool=~"$pool", state="free"})', "{{instance}} {{pool}}")],
     ),

@@ -157,8 +157,9 @@ HAND_OVER = (
     Panel(
         "Decisions",
         "reqps",
-        "Routes chosen, by reason. prefill_unavailable, prefill_saturated and handover_failed mean that decode "
-        "computes prompts in prefill's stead: streams stall.",
+        "Routes chosen, by reason. prefill_unavailable and prefill_saturated mean that decode computes prompts in "
+        "prefill's stead: streams stall; of the route none, that requests are refused. Hand-overs that fail after "
+        "this: Fallbacks and retries.",
         "PdRouterFallbackInUse",
         [rates("decisions_total", "route", "reason")],
         kind="stack",

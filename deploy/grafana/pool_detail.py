@@ -96,7 +96,7 @@ LOAD = (
     Panel(
         "Permits in use",
         "percentunit",
-        "Share of the permits of the pool's engines. At 100 % requests wait in line.",
+        "Share of the permits of the pool's engines that can be used. At 100 % requests wait in line.",
         "PdRouterSaturated",
         [
             Query(

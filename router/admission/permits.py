@@ -137,10 +137,16 @@ class Permits:
         return sum(self._requests.values())
 
     def of_pool(self, backends: Sequence[Backend]) -> tuple[float, int]:
-        """Free and taken permits over some engines of one pool; infinitely many are free where there is no limit."""
+        """Free and taken permits over some engines of one pool; infinitely many are free where there is no limit.
+
+        What is free on engines that may not be used is left out, as nobody can have it: a pool of which a part is out
+        is full when the others are. What is taken there still counts.
+        """
         taken = sum(self.taken(backend) for backend in backends)
-        limits = [self._limits[backend.role] for backend in backends]
-        return (math.inf if 0 in limits else float(sum(limits) - taken)), taken
+        if any(not self.limit(backend) for backend in backends):
+            return math.inf, taken
+        usable = [backend for backend in backends if backend.standing.usable]
+        return float(sum(self.limit(backend) - self.taken(backend) for backend in usable)), taken
 
     def __repr__(self) -> str:
         return f"<Permits {sum(sum(taken.values()) for taken in self._taken.values())} taken>"

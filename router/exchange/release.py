@@ -23,6 +23,9 @@ from router.errors import (
     EngineFault,
     EngineRefusal,
     EngineTimeout,
+    OutOfFiles,
+    OutOfTime,
+    OversizedAnswer,
     RequestError,
 )
 from router.exchange.head import post
@@ -44,11 +47,25 @@ moments are a few milliseconds, but 1 to 2 % of random aborts hit them. A longer
 
 DECODE_FAILED = "decode_failed"
 
+TOO_MANY = "too_many_releases"
+
 OTHERS = 2
 """How many other engines are asked, where one cannot give a hand-over back."""
 
 LAST_WORDS_S = 1.0
 """How long it is listened to an engine that was told so: it closes at once, or had answered already."""
+
+STRANDED_BY = (
+    TOO_MANY,
+    ConnectFailed.reason,
+    OutOfFiles.reason,
+    ConnectionLost.reason,
+    EngineTimeout.reason,
+    OutOfTime.reason,
+    BadAnswer.reason,
+    OversizedAnswer.reason,
+)
+"""Every reason for which KV is left to its lease."""
 
 
 class Releases:
@@ -80,7 +97,7 @@ class Releases:
         others = self._others(decode)[:OTHERS]
         ways = (*others, decode) if reason == DECODE_FAILED else (decode, *others)
         if len(self._tasks) >= self._settings.max_releases:
-            self._observer.stranded("too_many_releases")
+            self._observer.stranded(TOO_MANY)
             return
         trace = Trace(f"{handoff.call.trace.request_id}-release")
         self._tasks.spawn(self._release(ways, trace, body, reason), name=trace.request_id)

@@ -15,6 +15,7 @@ from prometheus_client.registry import Collector
 from router.admission.line import Line
 from router.admission.permits import Permits
 from router.errors import Outcome
+from router.exchange.release import STRANDED_BY
 from router.fleet.fleet import Fleet
 from router.fleet.links import COMPARED_TOKENS
 from router.fleet.pairs import Pairs
@@ -91,6 +92,8 @@ class RequestMetrics(Collector):
         )
         self._released = counter("kv_released", "Hand-overs given back to the prefill engine early.", ("reason",))
         self._stranded = counter("kv_stranded", "Hand-overs left to the engine's lease.", ("reason",))
+        for reason in STRANDED_BY:  # so that a burst of them is a rise, which the alert looks for
+            self._stranded.inc((reason,), 0)
         self._tokens = counter("tokens", "Tokens as engines told them, else estimated.", ("model", "kind"))
         self._prefix_tokens = counter(
             "prefix_tokens", "Prompt tokens that engines had already, and that they computed.", ("pool", "kind")

@@ -65,6 +65,19 @@ def test_a_pools_permits_are_counted() -> None:
     assert Permits(Admission(decode_permits=0)).of_pool(pool) == (math.inf, 0)
 
 
+def test_what_an_engine_has_free_that_may_not_be_used_is_no_room() -> None:
+    permits, pool = Permits(LIMITS), [a_backend(port=port) for port in (1, 2, 3, 4)]
+    for backend in pool[:3]:
+        permits.take(backend, 10)
+    pool[0].standing.drained = True
+    for _ in range(10):
+        pool[1].standing.bad_probe("no answer", 1.0)
+        pool[3].standing.bad_probe("no answer", 1.0)
+    assert permits.of_pool(pool) == (1.0, 3)
+    assert permits.of_pool(pool[:2]) == (0.0, 2)
+    assert Permits(Admission(decode_permits=0)).of_pool(pool[:2]) == (math.inf, 0)
+
+
 @given(st.lists(st.booleans(), max_size=60), st.randoms(use_true_random=False))
 def test_in_any_order_permits_stay_within_limits_and_return_to_zero(takes: list[bool], rng: Random) -> None:
     permits = Permits(LIMITS)

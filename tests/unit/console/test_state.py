@@ -90,6 +90,19 @@ def test_pools_engines_and_flow_are_told(site: Site) -> None:
     assert (state["verdict"]["level"], state["mode"]) == ("ok", "auto")
 
 
+def test_a_pool_has_as_many_permits_as_are_taken_or_could_be(site: Site) -> None:
+    down = [a_backend(Role.DECODE, 4, up=False), a_backend(Role.PREFILL, 5, up=False)]
+    site.fleet.backends = (site.decode, a_backend(Role.DECODE, 3), *down)
+    taken = site.console.permits.take(site.decode, 10)
+    decode = site.state_after(1.0)["pools"]["decode"]
+    assert (decode["permits_taken"], decode["permits"]) == (1, 512)
+    site.decode.standing.drained = True
+    assert site.state_after(1.0)["pools"]["decode"]["permits"] == 257, "its request, and those of the other"
+    taken.release()
+    assert site.state_after(1.0)["pools"]["decode"]["permits"] == 256
+    assert site.state_after(1.0)["pools"]["prefill"]["permits"] is None, "there is no limit"
+
+
 def test_two_modes_that_are_compared_are_both_told(site: Site) -> None:
     site.modes = Modes("auto", 0.25, "disaggregated")
     state = site.state_after(1.0)

@@ -4,8 +4,17 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from router.engines.handoff import Handoff
-from router.errors import BadAnswer, ConnectFailed, ConnectionLost, EngineError, EngineRefusal, RequestError
-from router.exchange.release import FAREWELL_S, LAST_WORDS_S, Releases
+from router.errors import (
+    BadAnswer,
+    BadHandoff,
+    ConnectFailed,
+    ConnectionLost,
+    EngineError,
+    EngineFault,
+    EngineRefusal,
+    RequestError,
+)
+from router.exchange.release import FAREWELL_S, LAST_WORDS_S, STRANDED_BY, Releases
 from router.settings.engines import Role
 from router.settings.exchange import HandoffSettings
 from tests.support.builders import a_backend
@@ -353,3 +362,22 @@ async def test_what_no_engine_gives_back_is_stranded() -> None:
         await eventually(lambda: not releases.open)
         assert len(made.decode.requests) == 2
         assert made.told.counts == {"stranded bad_answer": 1}
+
+
+def kinds(of: type[EngineFault]) -> set[type[EngineFault]]:
+    """All sorts of a fault, itself left out."""
+    return {kind for child in of.__subclasses__() for kind in (child, *kinds(child))}
+
+
+@virtual_time
+async def test_every_reason_for_which_kv_is_stranded_is_known_beforehand() -> None:
+    async with stand(PREFILLED, says(NOT_FOUND)) as made:
+        releases = Releases(made.connections, HandoffSettings(max_releases=1), made.told)
+        for kind in kinds(EngineFault) - {BadHandoff}:  # which is found out before it is sent
+            handoff = handed()
+            handoff.spend(handoff.call, 0.0)
+            with pytest.raises(kind), releases.unless_used(handoff, made.legs.decode):
+                raise kind("sent in vain")
+        await eventually(lambda: not releases.open)
+    stranded = {told.removeprefix("stranded ") for told in made.told.counts if told.startswith("stranded ")}
+    assert stranded == set(STRANDED_BY)

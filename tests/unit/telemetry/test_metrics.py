@@ -9,6 +9,7 @@ from router.engines import PLAIN
 from router.engines.gauges import Gauges
 from router.errors import Outcome, Unavailable
 from router.exchange.events import EventStream
+from router.exchange.release import STRANDED_BY
 from router.fleet.fleet import Fleet
 from router.fleet.pairs import Pairs
 from router.settings.admission import Admission
@@ -139,6 +140,14 @@ def test_releases_are_counted_by_reason() -> None:
     assert told.value("kv_stranded_total", reason="timeout") == 1
 
 
+def test_hand_overs_left_to_their_lease_are_counted_from_0_on() -> None:
+    """A series that is there from its first count on has not risen by it, however much came at once."""
+    told = Told()
+    assert {told.value("kv_stranded_total", reason=reason) for reason in STRANDED_BY} == {0}
+    told.metrics.stranded("connection_lost")
+    assert told.value("kv_stranded_total", reason="connection_lost") == 1
+
+
 def test_warm_ups_are_counted() -> None:
     told = Told()
     told.metrics.warmed_up("ok")
@@ -190,6 +199,22 @@ def test_gauges_are_read_from_the_fleet() -> None:
     assert value("permits", pool="decode", state="free") == 4
     assert value("permits", pool="prefill", state="free") == float("inf")
     assert value("ready") == 1
+
+
+def test_a_pool_whose_last_usable_engine_is_full_has_nothing_free() -> None:
+    registry = CollectorRegistry()
+    full, drained = a_backend(Role.DECODE, 1), a_backend(Role.DECODE, 2)
+    permits = Permits(Admission(decode_permits=2))
+    for backend in (full, full, drained):
+        permits.take(backend, 10)
+    drained.standing.drained = True
+    fleet, line = Fleet([full, drained, a_backend(Role.DECODE, 3, up=False)]), Line(Admission(), lambda: 0.0)
+    registry.register(FleetMetrics(fleet, permits, line, Pairs(PairRules()), lambda: 0.0))
+    shown = {
+        state: registry.get_sample_value("pd_router_permits", {"pool": "decode", "state": state})
+        for state in ("taken", "free")
+    }
+    assert shown == {"taken": 3, "free": 0}
 
 
 @pytest.mark.parametrize(
