@@ -262,6 +262,28 @@ def test_the_wait_for_prefill_is_bounded_too() -> None:
     run_on(says_and_waits(), ANSWERED, test, prefill_timeout_s=7)
 
 
+@pytest.mark.parametrize(
+    ("prefill", "decode", "streams", "leg"),
+    [
+        (says_and_waits(), ANSWERED, True, Leg.PREFILL),
+        (PREFILLED, says_and_waits(), True, Leg.DECODE),
+        (PREFILLED, says_and_waits(), False, Leg.DECODE),
+    ],
+    ids=["prefill answer", "first event", "whole answer"],
+)
+def test_the_requests_own_time_ends_whatever_is_awaited(
+    prefill: Script, decode: Script, streams: bool, leg: Leg
+) -> None:
+    async def test(made: Stand) -> None:
+        began = asyncio.get_running_loop().time()
+        with pytest.raises(OutOfTime) as caught:
+            await made.ask(stream=streams)
+        assert caught.value.leg is leg
+        assert asyncio.get_running_loop().time() - began == pytest.approx(3, abs=0.2)
+
+    run_on(prefill, decode, test, total_s=3)
+
+
 @virtual_time
 async def test_a_decode_engine_that_refuses_connections_wastes_no_prefill() -> None:
     async with stand(PREFILLED, ANSWERED) as made, stand(PREFILLED, ANSWERED) as other:
