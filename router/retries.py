@@ -131,23 +131,27 @@ class Retries:
     def _again(self, fault: EngineFault, route: Route, tries: Tries, journey: Journey) -> bool:
         """Whether there is another try, which `tries` then is set for."""
         after = self._after_prefill if fault.leg is Leg.PREFILL else self._after_decode
-        again = after(fault, route, tries, journey)
+        again = not self._is_the_end(fault, journey) and after(fault, route, tries, journey)
         if again:
             journey.retried(fault.leg or Leg.DECODE, fault.reason)
         else:
             fault.tries_used_up = journey.retries > 0
         return again
 
-    def _allowed(self, fault: EngineFault, leg: Leg, failed: int, tries: Tries, journey: Journey) -> bool:
-        """Whether limits, time and budget leave one more try."""
-        now = self.clock()
+    def _is_the_end(self, fault: EngineFault, journey: Journey) -> bool:
+        """Whether no other engine could do better: the answer is too large, or the request's time over."""
+        over = self.clock() >= journey.received_at + self.total_s
+        return over or isinstance(fault, OversizedAnswer | OutOfTime)
+
+    def _allowed(self, fault: EngineFault, leg: Leg, failed: int, tries: Tries) -> bool:
+        """Whether limits and budget leave one more try."""
         limit = self.rules.prefill_tries if leg is Leg.PREFILL else self.rules.decode_tries
-        if failed >= limit or now >= journey.received_at + self.total_s or isinstance(fault, OversizedAnswer):
+        if failed >= limit:
             return False
         if isinstance(fault, LOST) and not tries.lost_connection:
             tries.lost_connection = True
             return True
-        return self.budgets[leg].take(now)
+        return self.budgets[leg].take(self.clock())
 
     def _after_prefill(self, fault: EngineFault, route: Route, tries: Tries, journey: Journey) -> bool:
         """Another prefill engine; where there is none left, decode computes the prompt, or the request fails."""
@@ -155,7 +159,7 @@ class Retries:
         tries.failed_prefills += 1
         tries.avoid |= {route.prefill}
         others = self.fleet.snapshot(tries.model, tries.avoid).prefill
-        if others and self._allowed(fault, Leg.PREFILL, tries.failed_prefills, tries, journey):
+        if others and self._allowed(fault, Leg.PREFILL, tries.failed_prefills, tries):
             return True
         if self.fails_without_prefill:
             return False
@@ -166,7 +170,7 @@ class Retries:
     def _after_decode(self, fault: EngineFault, route: Route, tries: Tries, journey: Journey) -> bool:
         """Another decode engine; where there is none, the same one, without a hand-over."""
         tries.failed += 1
-        if not self._allowed(fault, Leg.DECODE, tries.failed, tries, journey):
+        if not self._allowed(fault, Leg.DECODE, tries.failed, tries):
             return False
         others = self.fleet.snapshot(tries.model, tries.avoid | {route.decode})
         if others.decode or others.aggregated:

@@ -16,7 +16,7 @@ HIGH_WATER_BYTES = 64 << 10
 
 
 END = "end"
-"""What is awaited of an answer that has begun, for as long as the request itself may take."""
+"""What is awaited of an answer for as long as the request itself may take."""
 
 
 def never() -> float:
@@ -41,6 +41,7 @@ class Answer:
     _awaited = END
     _idle_s = math.inf
     _due = math.inf
+    _overdue: type[EngineTimeout] = EngineTimeout
     _owed_since = 0.0
 
     def __init__(self, connection: EngineConnection) -> None:
@@ -114,21 +115,28 @@ class Answer:
         return self._take()
 
     def expect(
-        self, awaited: str, by: float, *, silent_s: float = math.inf, worked_at: Callable[[], float] = never
+        self,
+        awaited: str,
+        by: float,
+        *,
+        ends_at: float = math.inf,
+        silent_s: float = math.inf,
+        worked_at: Callable[[], float] = never,
     ) -> None:
         """Until `limit` says otherwise: if `awaited` has not come by then (loop time), that is a timeout.
 
         So are `silent_s` seconds without a byte and without a sign of work; `worked_at` tells when the last one was.
+        At `ends_at` the request's own time is over, which is nobody's fault.
         """
-        self._awaited, self._worked_at = awaited, worked_at
-        self._idle_s, self._due = silent_s, by
+        self._awaited, self._worked_at, self._idle_s = awaited, worked_at, silent_s
+        self._due, self._overdue = (by, EngineTimeout) if by < ends_at else (ends_at, OutOfTime)
         if not self.complete and self._fault is None:
             self._owed_since = self._loop.time()
-            self._connection.deadline.set_at(min(self._owed_since + silent_s, by))
+            self._connection.deadline.set_at(min(self._owed_since + silent_s, self._due))
 
     def limit(self, idle_s: float, deadline: float) -> None:
         """From now on, no byte for `idle_s` seconds is a timeout, and so is no end by `deadline` (loop time)."""
-        self.expect(END, deadline, silent_s=idle_s)
+        self.expect(END, math.inf, ends_at=deadline, silent_s=idle_s)
 
     def within(self, wait_s: float) -> None:
         """From now on, no end in `wait_s` seconds is a timeout."""
@@ -166,8 +174,7 @@ class Answer:
         owed_since = max(self._owed_since, self._connection.last_read_at)
         silent_s = 0.0 if self._chunks or self._paused else now - max(owed_since, self._worked_at())
         if now >= self._due:
-            kind = OutOfTime if self._awaited == END else EngineTimeout
-            self._give_up(kind(f"no {self._awaited} in time from {self._connection!r}", owed_since))
+            self._give_up(self._overdue(f"no {self._awaited} in time from {self._connection!r}", owed_since))
         elif silent_s >= self._idle_s:
             self._give_up(EngineTimeout(f"no byte for {self._idle_s:g} s from {self._connection!r}", owed_since))
         else:

@@ -60,7 +60,8 @@ as long to look up."""
 class EngineConnection(asyncio.Protocol):
     """A connection that carries one exchange at a time. `engine` is only for its name in faults.
 
-    `last_read_at` and `deadline` are in the time of `loop`; the deadline is the exchange's to set.
+    `last_read_at`, `idle_since` and `deadline` are in the time of `loop`; the deadline is the exchange's to set.
+    `idle_since` is when the last answer ended, as the engine counts, however long its reader kept it.
     """
 
     __slots__ = (
@@ -160,6 +161,7 @@ class EngineConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
         self.state = IDLE
+        self.idle_since = self._now()
 
     def data_received(self, data: bytes) -> None:
         if self._sink is None:
@@ -236,6 +238,7 @@ class EngineConnection(asyncio.Protocol):
         ends = self._left or self._ends_with_connection
         if self.state is BUSY and self._parser.should_keep_alive() and not ends:
             self.state = IDLE
+            self.idle_since = self.last_read_at
             if self._paused:
                 self.resume()
         else:

@@ -202,8 +202,13 @@ class Exchange:
         """
         timeouts = self._timeouts
         grown_s = limit_s + call.prompt_tokens / TIMEOUT_TOKENS_PER_S
-        by = min(self._clock() + grown_s, journey.received_at + timeouts.total_s)
-        answer.expect(awaited, by, silent_s=timeouts.stream_idle_s, worked_at=backend.progress.worked_at)
+        answer.expect(
+            awaited,
+            self._clock() + grown_s,
+            ends_at=journey.received_at + timeouts.total_s,
+            silent_s=timeouts.stream_idle_s,
+            worked_at=backend.progress.worked_at,
+        )
 
 
 class Opening:

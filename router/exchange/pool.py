@@ -16,6 +16,7 @@ from router.exchange.answer import Answer
 from router.exchange.connection import IDLE, EngineConnection
 
 IDLE_EXPIRY_S = 4.0
+"""How long after an answer a connection may get the next request; before the first, no engine counts."""
 
 
 class ConnectionPool:
@@ -56,14 +57,24 @@ class ConnectionPool:
         self._idle.clear()
 
     def take_idle(self) -> EngineConnection | None:
-        """The connection used last, if it is young enough; the older ones behind it then are too old or as good."""
+        """The connection that was given back last, of those that still may be used; none is kept that may not."""
         while self._idle:
             connection = self._idle.pop()
-            fresh = self._loop.time() - connection.idle_since < IDLE_EXPIRY_S
-            if fresh and connection.state is IDLE:
+            if self.keeps(connection):
                 return connection
-            self._drop(connection)
+            self.drop(connection)
         return None
+
+    def keeps(self, connection: EngineConnection) -> bool:
+        """Whether a request may go out on it now: it is open, and its engine is not just about to end it."""
+        if connection.state is not IDLE:
+            return False
+        return connection.exchanges == 0 or self._loop.time() - connection.idle_since < IDLE_EXPIRY_S
+
+    def drop(self, connection: EngineConnection) -> None:
+        """Close, and count no more: that the loop hears of it a step later is nobody's socket in use."""
+        connection.abort()
+        self._open.discard(connection)
 
     async def connect(self) -> EngineConnection:
         """A new connection. Raises `ConnectFailed`."""
@@ -89,12 +100,11 @@ class ConnectionPool:
     def give_back(self, connection: EngineConnection) -> None:
         """Keep a connection for the next exchange if its last one is over, else close it."""
         if connection.state is not IDLE:
-            self._drop(connection)
+            self.drop(connection)
             return
-        connection.idle_since = self._loop.time()
         self._idle.append(connection)
         if self._sweep is None:
-            self._sweep = self._loop.call_later(IDLE_EXPIRY_S, self._close_expired)
+            self._sweep = self._loop.call_at(connection.idle_since + IDLE_EXPIRY_S, self._close_expired)
 
     def _close_expired(self) -> None:
         self._sweep = None
@@ -102,14 +112,10 @@ class ConnectionPool:
         expired = [c for c in self._idle if c.idle_since <= oldest_allowed]
         self._idle = [c for c in self._idle if c.idle_since > oldest_allowed]
         for connection in expired:
-            self._drop(connection)
+            self.drop(connection)
         if self._idle:
-            self._sweep = self._loop.call_at(self._idle[0].idle_since + IDLE_EXPIRY_S, self._close_expired)
-
-    def _drop(self, connection: EngineConnection) -> None:
-        """Close, and count no more: that the loop hears of it a step later is nobody's socket in use."""
-        connection.abort()
-        self._open.discard(connection)
+            oldest = min(connection.idle_since for connection in self._idle)
+            self._sweep = self._loop.call_at(oldest + IDLE_EXPIRY_S, self._close_expired)
 
     def _forget(self, connection: EngineConnection) -> None:
         self._open.discard(connection)
@@ -156,11 +162,14 @@ class Checkout:
 
     @property
     def live(self) -> bool:
-        """Whether a request can be sent now: an engine may close a connection while that waits."""
-        return self.connection is not None and self.connection.state is IDLE
+        """Whether a request can be sent now: an engine may close a connection, or be about to, while that waits."""
+        return self.connection is not None and self._pool.keeps(self.connection)
 
     async def connect(self) -> None:
         """A new connection, in place of one on which nothing was sent, if there was one. Raises `ConnectFailed`."""
+        if self.connection is not None:
+            stale, self.connection = self.connection, None
+            self._pool.drop(stale)
         self.connection = await self._pool.connect()
 
     def send(self, head: bytes, body: bytes) -> Answer:

@@ -45,8 +45,6 @@ it; a decode engine that is closed upon before it has read the request never tel
 moments are a few milliseconds, but 1 to 2 % of random aborts hit them. A longer prefill is worth aborting.
 """
 
-DECODE_FAILED = "decode_failed"
-
 TOO_MANY = "too_many_releases"
 
 OTHERS = 2
@@ -91,11 +89,11 @@ class Releases:
         """A block at whose end `handoff` is released unless a decode engine has taken it."""
         return Custody(self, handoff, decode)
 
-    def release(self, handoff: Handoff, decode: Backend, reason: str) -> None:
-        """Give `handoff` back by way of `decode`, or of another where that has just failed, in the background."""
+    def release(self, handoff: Handoff, decode: Backend, reason: str, *, decode_failed: bool = False) -> None:
+        """Give `handoff` back by way of `decode`, or first of others where that has just failed, in the background."""
         body = decode.paired.release_body(handoff)
         others = self._others(decode)[:OTHERS]
-        ways = (*others, decode) if reason == DECODE_FAILED else (decode, *others)
+        ways = (*others, decode) if decode_failed else (decode, *others)
         if len(self._tasks) >= self._settings.max_releases:
             self._observer.stranded(TOO_MANY)
             return
@@ -131,22 +129,25 @@ class Releases:
             held.close()
 
     async def _release(self, ways: Sequence[Backend], trace: Trace, body: bytes, reason: str) -> None:
+        """Way by way, each with its share of the time that is left: one that is silent is not to cost all of it."""
+        clock = asyncio.get_running_loop().time
+        ends_at = clock() + self._settings.release_timeout_s
         why: str | None = None
-        try:
-            async with asyncio.timeout(self._settings.release_timeout_s):
-                for decode in ways:
-                    why = await self._refused(decode, trace, body)
-                    if why is None:
-                        self._observer.released(reason)
-                        return
-        except TimeoutError:
-            why = EngineTimeout.reason
+        for number, decode in enumerate(ways):
+            share_s = (ends_at - clock()) / (len(ways) - number)
+            why = await self._refused(decode, trace, body, share_s)
+            if why is None:
+                self._observer.released(reason)
+                return
         self._observer.stranded(why or BadAnswer.reason)
 
-    async def _refused(self, decode: Backend, trace: Trace, body: bytes) -> str | None:
+    async def _refused(self, decode: Backend, trace: Trace, body: bytes, within_s: float) -> str | None:
         """Have an engine turn the claim down; why it did not, or None."""
         try:
-            status = await self._ask(decode, post(decode, Api.CHAT, len(body), trace), body)
+            async with asyncio.timeout(within_s):
+                status = await self._ask(decode, post(decode, Api.CHAT, len(body), trace), body)
+        except TimeoutError:
+            return EngineTimeout.reason
         except EngineFault as fault:
             return fault.reason
         return None if status == decode.paired.release_status else BadAnswer.reason
@@ -189,7 +190,8 @@ class Custody:
         if handoff is None or (error is None and handoff.state is not HandoffState.FRESH):
             return
         if handoff.state is HandoffState.FRESH:
-            self._releases.release(handoff, self._decode, _reason(error))
+            failed = isinstance(error, EngineFault)
+            self._releases.release(handoff, self._decode, _reason(error), decode_failed=failed)
         elif isinstance(error, EngineFault | EngineRefusal) and handoff.state is HandoffState.SENT:
             self._sent_in_vain(handoff, error)
 
@@ -198,7 +200,7 @@ class Custody:
             case EngineRefusal():
                 self._releases.release(handoff, self._decode, "decode_refused")
             case EngineError() | BadAnswer(over=True):
-                self._releases.release(handoff, self._decode, DECODE_FAILED)
+                self._releases.release(handoff, self._decode, "decode_failed", decode_failed=True)
             case _:
                 self._releases.leave(error.reason)
 

@@ -125,20 +125,28 @@ async def test_nothing_is_tried_again_once_an_answer_has_begun() -> None:
     assert here.journey.retries == 0
 
 
-async def test_nothing_is_tried_again_when_the_requests_time_is_over() -> None:
-    here = Site()
-    object.__setattr__(here.retries, "clock", lambda: 600.0)
+@pytest.mark.parametrize("leg", Leg)
+@pytest.mark.parametrize("engines", [1, 2])
+async def test_nothing_is_tried_again_when_the_requests_time_is_over(leg: Leg, engines: int) -> None:
+    here = Site(engines, engines)
+    here.retries = replace(here.retries, clock=lambda: here.retries.total_s)
     with pytest.raises(EngineTimeout):
-        await here.fails(EngineTimeout("x"), Leg.DECODE, None, here.decode[0])
+        await here.fails(EngineTimeout("x"), leg, here.prefill[0], here.decode[0])
+    assert (here.journey.retries, here.journey.fallback_reason) == (0, None)
 
 
-async def test_an_answer_too_large_is_not_asked_for_again_and_not_the_engines_fault() -> None:
-    here = Site()
+@pytest.mark.parametrize("leg", Leg)
+@pytest.mark.parametrize("fault", [OversizedAnswer("x"), OutOfTime("x")], ids=repr)
+async def test_what_no_engine_could_do_better_is_the_end_and_not_the_engines_fault(
+    fault: EngineFault, leg: Leg
+) -> None:
+    here = Site(reserve=9)
     for _ in range(3):
         here.tries = here.retries.begin(MODEL, 0.0)
-        with pytest.raises(OversizedAnswer):
-            await here.fails(OversizedAnswer("x"), Leg.DECODE, None, here.decode[0])
-    assert here.decode[0].standing.state is State.UP
+        with pytest.raises(type(fault)):
+            await here.fails(fault, leg, here.prefill[0], here.decode[0])
+    assert {b.standing.state for b in here.fleet.backends} == {State.UP}
+    assert (here.journey.retries, here.journey.fallback_reason) == (0, None)
 
 
 async def test_the_budget_bounds_all_requests_but_for_one_lost_connection_each() -> None:
@@ -192,7 +200,6 @@ async def fail_often(here: Site, fault: EngineFault, leg: Leg) -> None:
         (EngineError("x", 503), State.UP),
         (BadAnswer("x"), State.EJECTED),
         (BadHandoff("x"), State.EJECTED),
-        (OutOfTime("x"), State.UP),
     ],
     ids=repr,
 )
@@ -352,11 +359,6 @@ async def test_as_many_prefill_engines_are_tried_as_the_limit_says() -> None:
         tries = await here.fails(EngineTimeout("x"), Leg.PREFILL, prefill, here.decode[0])
         assert not tries.local
     assert (await here.fails(EngineTimeout("x"), Leg.PREFILL, here.prefill[2], here.decode[0])).local
-
-
-async def test_a_prefill_answer_too_large_is_not_asked_for_again() -> None:
-    here = Site()
-    assert (await here.fails(OversizedAnswer("x"), Leg.PREFILL, here.prefill[0], here.decode[0])).local
 
 
 async def test_every_engine_that_failed_is_avoided() -> None:

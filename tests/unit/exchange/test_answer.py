@@ -2,7 +2,7 @@ import asyncio
 
 import pytest
 
-from router.errors import BadAnswer, ConnectionLost, EngineError, EngineTimeout
+from router.errors import BadAnswer, ConnectionLost, EngineError, EngineTimeout, OutOfTime
 from router.exchange.answer import HIGH_WATER_BYTES, Answer
 from router.exchange.connection import EngineConnection
 from router.fleet.progress import Progress
@@ -186,6 +186,27 @@ def test_an_engine_that_works_is_not_silent_but_its_time_ends(works_until: float
             await answer.head()
         assert loop.time() - began == pytest.approx(ends)
         assert caught.value.waited_since == began
+        assert transport.aborted
+
+    run()
+
+
+@pytest.mark.parametrize(
+    ("by", "ends_at", "fault", "after_s"), [(5, 9, EngineTimeout, 5), (9, 5, OutOfTime, 5), (5, 5, OutOfTime, 5)]
+)
+def test_the_end_of_the_requests_own_time_is_told_from_an_engine_that_is_late(
+    by: float, ends_at: float, fault: type[EngineTimeout], after_s: float
+) -> None:
+    @virtual_time
+    async def run() -> None:
+        answer, _, transport = asked()
+        began = asyncio.get_running_loop().time()
+        answer.expect("prefill answer", began + by, ends_at=began + ends_at)
+        with pytest.raises(EngineTimeout) as caught:
+            await answer.head()
+        assert asyncio.get_running_loop().time() - began == pytest.approx(after_s)
+        assert type(caught.value) is fault
+        assert "no prefill answer in time" in str(caught.value.detail)
         assert transport.aborted
 
     run()

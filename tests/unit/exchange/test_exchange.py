@@ -262,6 +262,28 @@ def test_the_wait_for_prefill_is_bounded_too() -> None:
     run_on(says_and_waits(), ANSWERED, test, prefill_timeout_s=7)
 
 
+@pytest.mark.parametrize(
+    ("prefill", "decode", "streams", "leg"),
+    [
+        (says_and_waits(), ANSWERED, True, Leg.PREFILL),
+        (PREFILLED, says_and_waits(), True, Leg.DECODE),
+        (PREFILLED, says_and_waits(), False, Leg.DECODE),
+    ],
+    ids=["prefill answer", "first event", "whole answer"],
+)
+def test_the_requests_own_time_ends_whatever_is_awaited(
+    prefill: Script, decode: Script, streams: bool, leg: Leg
+) -> None:
+    async def test(made: Stand) -> None:
+        began = asyncio.get_running_loop().time()
+        with pytest.raises(OutOfTime) as caught:
+            await made.ask(stream=streams)
+        assert caught.value.leg is leg
+        assert asyncio.get_running_loop().time() - began == pytest.approx(3, abs=0.2)
+
+    run_on(prefill, decode, test, total_s=3)
+
+
 @virtual_time
 async def test_a_decode_engine_that_refuses_connections_wastes_no_prefill() -> None:
     async with stand(PREFILLED, ANSWERED) as made, stand(PREFILLED, ANSWERED) as other:
@@ -273,17 +295,51 @@ async def test_a_decode_engine_that_refuses_connections_wastes_no_prefill() -> N
         assert made.prefill.accepted == 0
 
 
+async def _turns_releases_down(connection: Connection, request: Request) -> None:
+    refused = request.json["model"] == "pd-router/release"
+    await connection.send(answer(error(404), "404 Not Found") if refused else answer(completion()))
+
+
+async def _slow_prefill(connection: Connection, _: Request) -> None:
+    await asyncio.sleep(2)
+    await connection.send(answer(handover()))
+
+
+@virtual_time
+async def test_decode_is_not_asked_on_a_connection_that_got_too_old_during_the_prefill_leg() -> None:
+    async with stand(_slow_prefill, ANSWERED) as made:
+        await made.ask()
+        await asyncio.sleep(3)
+        await made.ask()
+        assert (made.decode.accepted, len(made.decode.requests)) == (2, 2)
+        await made.at_rest()
+        assert not made.told.counts
+
+
+@virtual_time
+async def test_where_that_connection_cannot_be_replaced_the_hand_over_is_given_back() -> None:
+    async with stand(_slow_prefill, _turns_releases_down) as made:
+        await made.ask()
+        await asyncio.sleep(3)
+        asking = asyncio.get_running_loop().create_task(made.ask())
+        await asyncio.sleep(1)
+        pool = made.connections.to(made.decode.url)
+        port, pool._port = pool._port, 1
+        with pytest.raises(ConnectFailed) as caught:
+            await asking
+        pool._port = port
+        assert caught.value.leg is Leg.DECODE
+        await made.at_rest()
+        assert made.told.counts == {"released upstream_error": 1}
+
+
 @virtual_time
 async def test_a_hand_over_that_got_too_old_is_given_back_and_not_sent() -> None:
     async def slow(connection: Connection, _: Request) -> None:
         await asyncio.sleep(11)
         await connection.send(answer(handover()))
 
-    async def decode(connection: Connection, request: Request) -> None:
-        refused = request.json["model"] == "pd-router/release"
-        await connection.send(answer(error(404), "404 Not Found") if refused else answer(completion()))
-
-    async with stand(slow, decode) as made:
+    async with stand(slow, _turns_releases_down) as made:
         await made.ask()
         await made.at_rest()
         assert body() in made.decode.bodies

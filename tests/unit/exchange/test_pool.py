@@ -176,6 +176,71 @@ async def test_a_connection_that_ends_while_it_is_held_is_replaced() -> None:
 
 
 @virtual_time
+async def test_a_connection_that_gets_too_old_while_it_is_held_is_replaced() -> None:
+    async with scripted_engine(says(OK)) as engine:
+        pool = pool_to(engine)
+        await ask(pool)
+        await asyncio.sleep(IDLE_EXPIRY_S - 1)
+        with pool.checkout() as held:
+            live = []
+            for wait_s in (0.9, 0.2):
+                await asyncio.sleep(wait_s)
+                live.append(held.live)
+            assert live == [True, False]
+            assert await (await held.exchange(POST, b"")).read_all(1000) == b"{}"
+            await settle()
+            assert (engine.accepted, engine.open, pool.open) == (2, 1, 1)
+        pool.close()
+
+
+@virtual_time
+async def test_a_connection_that_got_too_old_is_gone_also_when_no_other_can_be_made() -> None:
+    async with scripted_engine(says(OK)) as engine:
+        pool = pool_to(engine)
+        await ask(pool)
+        with pool.checkout() as held:
+            await asyncio.sleep(IDLE_EXPIRY_S)
+            pool._port = 1
+            with pytest.raises(ConnectFailed):
+                await held.connect()
+        await settle()
+        assert (engine.open, pool.open, pool.idle) == (0, 0, 0)
+
+
+@virtual_time
+async def test_no_engine_counts_before_the_first_request() -> None:
+    async with scripted_engine(says(OK)) as engine:
+        pool = pool_to(engine)
+        with pool.checkout() as held:
+            await held.connect()
+            await asyncio.sleep(10 * IDLE_EXPIRY_S)
+            assert held.live
+            assert await (await held.exchange(POST, b"")).read_all(1000) == b"{}"
+        assert (engine.accepted, pool.idle) == (1, 1)
+        pool.close()
+
+
+@pytest.mark.parametrize("reader", ["asked nothing", "was slow"])
+def test_a_connection_does_not_get_younger_by_being_held(reader: str) -> None:
+    @virtual_time
+    async def run() -> None:
+        async with scripted_engine(says(OK)) as engine:
+            pool = pool_to(engine)
+            if reader == "asked nothing":
+                await ask(pool)
+            with pool.checkout() as held:
+                if reader == "was slow":
+                    await (await held.exchange(POST, b"")).read_all(1000)
+                await asyncio.sleep(IDLE_EXPIRY_S - 0.1)
+            assert pool.idle == 1
+            await asyncio.sleep(0.2)
+            await settle()
+            assert (engine.open, pool.open, pool.idle) == (0, 0, 0)
+
+    run()
+
+
+@virtual_time
 async def test_an_engine_that_ends_a_connection_without_an_answer_is_told_apart() -> None:
     async def script(connection: Connection, _: Request) -> None:
         connection.rst()

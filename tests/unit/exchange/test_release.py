@@ -1,5 +1,6 @@
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 
 import pytest
 
@@ -15,6 +16,7 @@ from router.errors import (
     RequestError,
 )
 from router.exchange.release import FAREWELL_S, LAST_WORDS_S, STRANDED_BY, Releases
+from router.fleet.backend import Backend
 from router.settings.engines import Role
 from router.settings.exchange import HandoffSettings
 from tests.support.builders import a_backend
@@ -24,6 +26,7 @@ from tests.support.scripted_engine import (
     Connection,
     Request,
     Script,
+    ScriptedEngine,
     answer,
     chunk,
     completion,
@@ -59,6 +62,11 @@ def releasing(otherwise: Script) -> Script:
 def handed() -> Handoff:
     """A hand-over."""
     return Handoff(call(), PARAMETERS, unfinished_at=0, max_age_s=1e9)
+
+
+def at(engine: ScriptedEngine) -> Backend:
+    """A decode engine of the fleet."""
+    return a_backend(Role.DECODE, int(engine.url.rsplit(":", 1)[1]))
 
 
 async def leaves(made: Stand, after: Callable[[], bool], **fields: object) -> None:
@@ -336,20 +344,57 @@ async def test_a_decode_leg_that_was_given_up_stays_until_decode_has_certainly_t
         assert (made.decode.open, made.told.counts) == (0, {})
 
 
-@pytest.mark.parametrize(("reason", "asked"), [("client_gone", [0, 1]), ("decode_failed", [1])])
-def test_another_engine_gives_back_what_one_cannot(reason: str, asked: list[int]) -> None:
+@pytest.mark.parametrize(("decode_failed", "asked"), [(False, [0, 1]), (True, [1])])
+def test_another_engine_gives_back_what_one_cannot(decode_failed: bool, asked: list[int]) -> None:
     @virtual_time
     async def run() -> None:
         async with (
             stand(PREFILLED, says(answer(error(503), "503 Busy"))) as made,
             scripted_engine(says(NOT_FOUND)) as well,
         ):
-            other = a_backend(Role.DECODE, int(well.url.rsplit(":", 1)[1]))
-            releases = Releases(made.connections, HandoffSettings(), made.told, lambda _: [other])
-            releases.release(handed(), made.legs.decode, reason)
+            releases = Releases(made.connections, HandoffSettings(), made.told, lambda _: [at(well)])
+            releases.release(handed(), made.legs.decode, "why", decode_failed=decode_failed)
             await eventually(lambda: not releases.open)
             assert [number for number, engine in enumerate((made.decode, well)) if engine.requests] == asked
-            assert made.told.counts == {f"released {reason}": 1}
+            assert made.told.counts == {"released why": 1}
+
+    run()
+
+
+@pytest.mark.parametrize(
+    "block", [_fails, _is_sent_and_failed, _is_sent_and_answered_with_nothing], ids=["unsent", "error", "nothing"]
+)
+def test_a_decode_engine_that_has_just_failed_is_not_the_first_to_be_asked(
+    block: Callable[[Handoff], Awaitable[None]],
+) -> None:
+    @virtual_time
+    async def run() -> None:
+        async with stand(PREFILLED, says(NOT_FOUND)) as made, scripted_engine(says(NOT_FOUND)) as well:
+            releases = Releases(made.connections, HandoffSettings(), made.told, lambda _: [at(well)])
+            handoff = handed()
+            with pytest.raises(EngineFault), releases.unless_used(handoff, made.legs.decode):
+                await block(handoff)
+            await eventually(lambda: not releases.open)
+            assert (made.decode.requests, well.bodies) == ([], [RELEASE])
+
+    run()
+
+
+@pytest.mark.parametrize(("silent", "after_s"), [(0, 0), (1, 2), (2, 4), (3, 6)])
+def test_an_engine_that_is_silent_leaves_the_others_their_share_of_the_time(silent: int, after_s: float) -> None:
+    @virtual_time
+    async def run() -> None:
+        loop = asyncio.get_running_loop()
+        async with AsyncExitStack() as held:
+            made = await held.enter_async_context(stand(PREFILLED, says_and_waits() if silent else says(NOT_FOUND)))
+            scripts = [says_and_waits() if number < silent else says(NOT_FOUND) for number in (1, 2)]
+            others = [at(await held.enter_async_context(scripted_engine(script))) for script in scripts]
+            releases = Releases(made.connections, HandoffSettings(release_timeout_s=6), made.told, lambda _: others)
+            began = loop.time()
+            releases.release(handed(), made.legs.decode, "why")
+            await eventually(lambda: not releases.open, within_s=10)
+            assert loop.time() - began == pytest.approx(after_s, abs=0.1)
+            assert made.told.counts == {"stranded timeout" if silent == 3 else "released why": 1}
 
     run()
 
