@@ -1,9 +1,11 @@
 """Which engines are there? They come and go while the gateway runs, by file, DNS or API, without a request noticing.
 
 An engine that is taken out gets no new request at once, is not probed any more, and finishes what it has: leases hold
-the engine, not its name. One that comes in is used once its first probe was good.
+the engine, not its name. One that comes in is used once its first probe was good, unless an operator has drained what
+is at its address: a source may leave an engine out for a moment, or change its settings.
 """
 
+import logging
 from collections.abc import Callable, Iterable, Mapping
 
 from router.errors import InvalidRequest
@@ -13,6 +15,11 @@ from router.fleet.pairs import Pairs
 from router.fleet.probes import Prober
 from router.fleet.standing import State
 from router.settings.engines import BackendSettings
+
+log = logging.getLogger(__name__)
+
+MOST_DRAINED = 1024
+"""Addresses that are kept as drained, also while nothing is there; beyond that the oldest is forgotten."""
 
 Make = Callable[[BackendSettings], Backend]
 Changed = Callable[[Backend], None]
@@ -32,27 +39,42 @@ class Membership:
         self._changed = changed
         self._listed: dict[str, dict[str, BackendSettings]] = {}
         self._found: dict[str, tuple[BackendSettings, Backend]] = {}
+        self._drained: dict[str, None] = {}
 
     def add(self, settings: BackendSettings) -> Backend:
-        """One more engine. Raises `InvalidRequest` when its address is taken."""
+        """One more engine, drained if its address is. Raises `InvalidRequest` when its address is taken."""
         if any(backend.url == settings.url for backend in self._fleet.backends):
             raise InvalidRequest(f"{settings.url} is in the fleet already; an engine has one role", param="url")
         backend = self._make(settings)
+        if backend.id in self._drained:
+            backend.standing.drained = True
+            log.warning("an engine that came in is drained", extra={"facts": {"backend": backend.id}})
         self._fleet.backends = (*self._fleet.backends, backend)
         self._prober.follow(backend)
         return backend
 
     def remove(self, backend_id: str) -> Backend:
-        """One less. Raises `NotFound`."""
-        backend = self._fleet.backend(backend_id)
+        """One less, by an operator: what comes to its address is not drained. Raises `NotFound`."""
+        self._drained.pop(backend_id, None)
+        return self._take_out(self._fleet.backend(backend_id))
+
+    def _take_out(self, backend: Backend) -> Backend:
         self._fleet.backends = tuple(b for b in self._fleet.backends if b is not backend)
         self._pairs.forget(backend.id)
         self._changed(backend)
         return backend
 
     def drain(self, backend_id: str, *, drained: bool) -> Backend:
-        """Send an engine no more requests, or requests again. Raises `NotFound`."""
+        """Send what is at an address no more requests, or requests again. Raises `NotFound`.
+
+        An engine that is not there cannot be drained; that it was, is forgotten all the same.
+        """
+        self._drained.pop(backend_id, None)
         backend = self._fleet.backend(backend_id)
+        if drained:
+            self._drained[backend_id] = None
+            while len(self._drained) > MOST_DRAINED:
+                del self._drained[next(iter(self._drained))]
         backend.standing.drained = drained
         self._changed(backend)
         return backend
@@ -72,7 +94,7 @@ class Membership:
             if wanted.get(url) != settings and not stays:
                 del self._found[url]
                 if backend in self._fleet.backends:
-                    self.remove(backend.id)
+                    self._take_out(backend)
         faults = self._take_in(wanted)
         overruled = (url for url, settings in listed.items() if wanted[url] != settings)
         return [*(fault for url, fault in faults.items() if url in listed), *map(_overruled, overruled)]
