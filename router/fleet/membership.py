@@ -7,6 +7,7 @@ is at its address: a source may leave an engine out for a moment, or change its 
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple
 
 from router.errors import InvalidRequest
 from router.fleet.backend import Backend
@@ -25,6 +26,14 @@ Make = Callable[[BackendSettings], Backend]
 Changed = Callable[[Backend], None]
 
 
+class _Found(NamedTuple):
+    """An engine that a source listed, and how. `repeated`: by one that repeats itself."""
+
+    settings: BackendSettings
+    backend: Backend
+    repeated: bool
+
+
 class Membership:
     """Changes `fleet`; `make` builds an engine from its settings, and may raise `InvalidRequest`.
 
@@ -38,7 +47,8 @@ class Membership:
         self._make = make
         self._changed = changed
         self._listed: dict[str, dict[str, BackendSettings]] = {}
-        self._found: dict[str, tuple[BackendSettings, Backend]] = {}
+        self._repeating: set[str] = set()
+        self._found: dict[str, _Found] = {}
         self._drained: dict[str, None] = {}
 
     def add(self, settings: BackendSettings) -> Backend:
@@ -82,22 +92,27 @@ class Membership:
     def found(self, source: str, engines: Iterable[BackendSettings], *, told_again: bool = False) -> list[str]:
         """What a source of engines lists now: what is new comes in, what no source lists any more goes.
 
-        Engines that did not come from a source are not touched; of what several list, the first has its way. Returns
-        what of this list could not be done, one line each. With `told_again` the source repeats itself, so that the
-        last usable engine of a pool can stay until its successors were probed.
+        Engines that did not come from a source are not touched; of what several list, or one twice, the first has its
+        way. Returns what of this list could not be done, one line each. With `told_again` the source repeats itself, so
+        that the last usable engine of a pool can stay until its successors were probed, whoever is heard meanwhile.
         """
         self._fleet.sources[source] = None
-        listed = self._listed[source] = {settings.url: settings for settings in engines}
+        if told_again:
+            self._repeating.add(source)
+        told = list(engines)
+        listed = self._listed[source] = _by_address(told)
+        twice = [_doubled(settings.url) for settings in told if listed[settings.url] != settings]
         wanted = {url: settings for one in reversed(self._listed.values()) for url, settings in one.items()}
-        for url, (settings, backend) in list(self._found.items()):
-            stays = told_again and url not in wanted and self._is_awaited(backend, wanted)
+        for url, (settings, backend, repeated) in list(self._found.items()):
+            stays = repeated and url not in wanted and self._is_awaited(backend, wanted)
             if wanted.get(url) != settings and not stays:
                 del self._found[url]
                 if backend in self._fleet.backends:
                     self._take_out(backend)
         faults = self._take_in(wanted)
+        self._note_who_repeats()
         overruled = (url for url, settings in listed.items() if wanted[url] != settings)
-        return [*(fault for url, fault in faults.items() if url in listed), *map(_overruled, overruled)]
+        return [*twice, *(fault for url, fault in faults.items() if url in listed), *map(_overruled, overruled)]
 
     def failed(self, source: str, why: str) -> None:
         """A source cannot be read now; what it listed last stays."""
@@ -116,11 +131,29 @@ class Membership:
         for url, settings in wanted.items():
             if url not in self._found:
                 try:
-                    self._found[url] = settings, self.add(settings)
+                    self._found[url] = _Found(settings, self.add(settings), repeated=False)
                 except InvalidRequest as error:
                     faults[url] = error.message
         return faults
 
+    def _note_who_repeats(self) -> None:
+        """Of every engine, whether who lists it now repeats itself; the word of who listed it last stays."""
+        for source, listed in reversed(self._listed.items()):
+            for url in listed.keys() & self._found.keys():
+                self._found[url] = self._found[url]._replace(repeated=source in self._repeating)
+
+
+def _by_address(engines: Iterable[BackendSettings]) -> dict[str, BackendSettings]:
+    """The first of each address."""
+    first: dict[str, BackendSettings] = {}
+    for settings in engines:
+        first.setdefault(settings.url, settings)
+    return first
+
 
 def _overruled(url: str) -> str:
     return f"{url} is listed elsewhere with another role or other settings, which it keeps"
+
+
+def _doubled(url: str) -> str:
+    return f"{url} is listed twice, with different roles or settings; the first has its way"

@@ -188,6 +188,14 @@ async def test_of_what_two_sources_list_the_first_has_its_way() -> None:
     assert here.fleet.backends[1].group == "unknown"
 
 
+async def test_of_what_a_source_lists_twice_the_first_has_its_way() -> None:
+    here = Site()
+    assert here.members.found("file", [engine(2), engine(2, Role.DECODE), engine(3), engine(3)]) == [
+        "http://127.0.0.1:2 is listed twice, with different roles or settings; the first has its way"
+    ]
+    assert (here.ports, here.fleet.backends[1].role) == ([1, 2, 3], Role.PREFILL)
+
+
 async def test_a_source_hears_of_its_own_faults_only() -> None:
     here = Site()
     assert len(here.members.found("file", [engine(1)])) == 1
@@ -214,3 +222,36 @@ async def test_the_last_usable_engine_stays_until_its_successor_was_probed() -> 
     assert here.ports == [1, 3]
     here.members.found("dns", [], told_again=True)
     assert here.ports == [1]
+
+
+async def test_the_last_usable_engine_of_one_source_outlasts_what_another_says() -> None:
+    here = Site()
+    here.members.found("dns", [engine(2)], told_again=True)
+    here.fleet.backends[1].standing.good_probe(0.0)
+    here.members.found("dns", [engine(3)], told_again=True)
+    here.members.found("file", [])
+    assert here.ports == [1, 2, 3]
+    here.members.found("file", [engine(4)])
+    here.fleet.backends[2].standing.good_probe(0.0)
+    here.members.found("dns", [engine(3)], told_again=True)
+    assert here.ports == [1, 3, 4]
+
+
+async def test_what_a_file_does_not_list_any_more_goes_whoever_repeats_itself() -> None:
+    here = Site()
+    here.members.found("file", [engine(2)])
+    here.fleet.backends[1].standing.good_probe(0.0)
+    here.members.found("dns", [engine(2), engine(3)], told_again=True)
+    here.members.found("dns", [engine(3)], told_again=True)
+    here.members.found("file", [])
+    assert here.ports == [1, 3]
+
+
+async def test_what_a_file_lists_no_more_and_dns_does_is_as_dns_has_it() -> None:
+    here = Site()
+    here.members.found("file", [engine(2)])
+    here.fleet.backends[1].standing.good_probe(0.0)
+    here.members.found("dns", [engine(2)], told_again=True)
+    here.members.found("file", [])
+    here.members.found("dns", [engine(3)], told_again=True)
+    assert here.ports == [1, 2, 3]
