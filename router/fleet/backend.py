@@ -66,7 +66,7 @@ class Backend:
         self.models = {name: ModelCard(name) for name in settings.models}
         self.kv_peers: KvPeers = {}
         self.cache_tokens: int | None = None
-        """What its KV cache holds, once it is known."""
+        """What its KV cache holds, as it said last; it may come back with another size."""
         self.holdings = Holdings() if settings.kv_events else None
         """What is in there now, of engines whose KV events are followed."""
 

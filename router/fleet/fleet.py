@@ -125,11 +125,12 @@ class Fleet:
     def can_spare(self, backend: Backend) -> bool:
         """Whether its pool can do without an engine that fails requests: at most half of one is taken out for that.
 
-        Probes and refused connections take out any number; an engine that answers wrongly may be better than none.
+        The pool of each of its models counts by itself: the engines of its role that serve it and are to get requests.
+        Groups share one, as decode engines answer for prefill engines of any. Probes and refused connections take out
+        any number; an engine that answers wrongly may be better than none.
         """
-        pool = [b for b in self.backends if b.role is backend.role and b.standing.state is not State.DOWN]
-        out = sum(b.standing.state in (State.EJECTED, State.TRIAL) for b in pool if b is not backend)
-        return 2 * (out + 1) <= len(pool)
+        others = [b for b in self.backends if b is not backend and b.role is backend.role and _is_to_serve(b)]
+        return all(_is_half_left([b for b in others if model in b.models]) for model in backend.models)
 
     def forget_paces(self, backend: Backend) -> None:
         """An engine has started anew, or is gone: what was learnt of it and its links is void."""
@@ -186,3 +187,14 @@ class Fleet:
             if (pool := [b for b in self.backends if b.role is role])
         )
         return f"<Fleet {counts or 'empty'}>"
+
+
+def _is_to_serve(backend: Backend) -> bool:
+    """Whether it gets requests, or would if it had not failed some."""
+    return backend.standing.state not in (State.UNKNOWN, State.DOWN) and not backend.standing.drained
+
+
+def _is_half_left(others: Sequence[Backend]) -> bool:
+    """Whether at most half of a pool is out for failed requests once one more is than among these others."""
+    out = 1 + sum(b.standing.state in (State.EJECTED, State.TRIAL) for b in others)
+    return 2 * out <= 1 + len(others)

@@ -68,7 +68,7 @@ class Scraper:
         page = reply.body
         if reply.ok and (gauges := read_gauges(page)):
             backend.progress.note(gauges, self._clock())
-            backend.cache_tokens = backend.cache_tokens or cache_tokens(page)
+            backend.cache_tokens = cache_tokens(page) or backend.cache_tokens
             ours, theirs = sent + load.ever - ever, gauges.waiting + gauges.running
             backend.unfinished.note(asked_at, theirs, ours)
             in_use_tokens = int(gauges.kv_usage_ratio * (backend.cache_tokens or 0))

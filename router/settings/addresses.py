@@ -15,6 +15,10 @@ def _origin(url: str) -> str:
         raise ValueError("must look like http://host:port")
     if parts.path not in ("", "/") or parts.query or parts.fragment or parts.username or parts.password:
         raise ValueError("must be http://host:port without path, query or credentials")
+    if parts.port == 0:
+        raise ValueError("must have a port between 1 and 65535")
+    if not (_is_dns_name(parts.hostname) or _is_plain_address(parts.hostname)):
+        raise ValueError("must have a DNS name or an IP address as its host")
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     return f"http://{host}:{parts.port or 80}"
 
@@ -40,10 +44,20 @@ def _dns_name(name: str) -> str:
     """A name that DNS can be asked for; an address needs no DNS."""
     if is_address(name):
         raise ValueError("is an address, not a name; list it in `backends`")
-    labels = name.removesuffix(".").split(".")
-    if len(name) > 253 or not all(re.fullmatch(r"[A-Za-z0-9_-]{1,63}", label) for label in labels):
+    if not _is_dns_name(name):
         raise ValueError("must be a DNS name, such as decode.internal")
     return name
+
+
+def _is_dns_name(text: str) -> bool:
+    """Whether DNS, or a file of hosts, may know it; with underscores, as containers have them."""
+    labels = text.removesuffix(".").split(".")
+    return len(text) <= 253 and all(re.fullmatch(r"[A-Za-z0-9_-]{1,63}", label) for label in labels)
+
+
+def _is_plain_address(text: str) -> bool:
+    """Whether it is an IP address, with a zone or not; `ip_address` takes any text for a zone."""
+    return re.fullmatch(r"[0-9a-fA-F:.]+(%[A-Za-z0-9_.-]+)?", text) is not None and is_address(text)
 
 
 def is_address(text: str) -> bool:

@@ -6,7 +6,7 @@ from typing import Literal
 from pydantic import Field
 
 from router.settings.addresses import Origin, ZmqEndpoint
-from router.settings.section import Seconds, Section, Variable
+from router.settings.section import Name, Seconds, Section, Variable
 
 HOST = "{host}"
 
@@ -59,10 +59,9 @@ class Traits(Section):
     engine: Literal["vllm-nixl"] = Field(
         "vllm-nixl", description="How the engine is spoken to; aggregated engines get plain requests whatever it says."
     )
-    models: tuple[str, ...] = Field((), description="Models it serves; empty: learnt from its `/v1/models`.")
-    group: str | None = Field(
+    models: tuple[Name, ...] = Field((), description="Models it serves; empty: learnt from its `/v1/models`.")
+    group: Name | None = Field(
         None,
-        min_length=1,
         description="Prefill and decode engines pair only inside one group; default: learnt, the same for engines of "
         "one version and model.",
     )

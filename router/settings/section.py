@@ -15,6 +15,14 @@ def _variable(name: str) -> str:
     return name
 
 
+def _name(name: str) -> str:
+    """What engines and people call something; it is shown again, in JSON and metrics."""
+    if not name.isprintable() or not name.strip():
+        raise ValueError("must be printable text that is not empty")
+    return name
+
+
+Name = Annotated[str, AfterValidator(_name)]
 Variable = Annotated[str, AfterValidator(_variable)]
 Seconds = Annotated[float, Field(gt=0, le=86400)]
 

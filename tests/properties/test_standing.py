@@ -115,13 +115,18 @@ class Pool(RuleBasedStateMachine):
         return False
 
     def _fail(self, backend: Backend) -> bool:
-        """At most half of what answers probes is out for failed requests at the moment that one more is taken out."""
+        """At most half of who is to serve a model is out for failed requests at the moment that one more goes."""
         was = backend.standing.state
         changed = backend.standing.failed("timeout", self.now, can_be_spared=self.fleet.can_spare(backend))
         if changed and was is State.UP:
-            alive = [b.standing.state for b in self.backends if b.standing.state is not State.DOWN]
-            assert 2 * sum(state in OUT for state in alive) <= len(alive)
+            serving = [b for b in self.backends if b is backend or self._is_to_serve(b)]
+            for model in backend.models:
+                pool = [b.standing.state for b in serving if model in b.models]
+                assert 2 * sum(state in OUT for state in pool) <= len(pool)
         return changed
+
+    def _is_to_serve(self, backend: Backend) -> bool:
+        return not backend.standing.drained and backend.standing.state in (State.UP, *OUT)
 
     def _may_have_become(self, standing: Standing, before: tuple[State, float], how: str, *, changed: bool) -> None:
         state, since = before

@@ -72,6 +72,7 @@ class Look:
 
     ttl_s: float = math.inf
     failures: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -145,7 +146,8 @@ class NamedEngines:
         self._pause_s = BACKOFF_S  # whatever comes now, the next look is not at once
         look = Look()
         places = sorted(await self._places(look))
-        self._tell(places, self._found(self._engine(host, port) for host, port in places))
+        left_out = self._found(self._engine(host, port) for host, port in places)
+        self._tell(places, [*look.left_out, *left_out])
         if look.failures:
             self._fail(look.failures[0])
         elif self._failing:
@@ -160,7 +162,9 @@ class NamedEngines:
         if self._rules.port is not None:
             addresses = await self._addresses.records(self._rules.name, look)
             return {(address, self._rules.port) for address in addresses}
-        services = await self._services.records(self._rules.name, look)
+        records = await self._services.records(self._rules.name, look)
+        services = {service for service in records if service.port}
+        look.left_out += sorted(f"{service.host} has port 0" for service in records - services)
         hosts = {service.host for service in services}
         self._addresses.forget_all_but(hosts)
         found = await asyncio.gather(*(self._addresses.records(host, look) for host in hosts))

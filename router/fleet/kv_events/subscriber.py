@@ -18,7 +18,7 @@ from router.fleet.kv_events.decode import BadBatch, decode
 from router.fleet.kv_events.events import Batch, BlockHash, Event, Removed, Stored, slices
 from router.fleet.kv_events.holdings import Holdings, Turn
 from router.settings.engines import KvEvents
-from router.supervision import LastResort
+from router.supervision import LastResort, Telling, Trouble
 
 log = logging.getLogger(__name__)
 
@@ -84,6 +84,7 @@ class Subscriber:
         self._listener = listener
         self._slice_blocks = 0
         self._reconnected = False
+        self._trouble: Trouble | None = None
 
     async def run(self) -> None:
         """Follow until cancelled. Whatever ends that, what is held is learnt anew after a pause."""
@@ -172,8 +173,9 @@ class Subscriber:
         if turn is Turn.SEEN:
             return
         if turn is Turn.GAP:
-            self._lose(f"batches {self._holdings.next} to {number - 1} are missing")
+            self._lose("batches are missing", f"{self._holdings.next} to {number - 1}")
         self._holdings.took(number, batch.at)
+        self._is_well()
         for event in batch.events:
             for part in slices(event, SLICE_BLOCKS):
                 await self._let_others(self._apply_part(part))
@@ -205,14 +207,34 @@ class Subscriber:
             return decode(payload)
         except BadBatch as error:
             self._holdings.took(number, self._holdings.at)
-            self._lose(f"batch {number} cannot be read: {error}")
+            self._lose("a batch cannot be read", f"{number}, {error}")
             return None
 
-    def _lose(self, why: str) -> None:
+    def _lose(self, kind: str, which: str | None = None) -> None:
+        """What is held is not known any more. Each kind of reason is told at once, then ever more rarely."""
         if self._holdings.batches:
-            log.warning("KV events are missing", extra={"facts": {"backend": self._engine.id, "why": why}})
+            self._tell(kind, which)
         self._holdings.lose()
         self._listener.lost(self._engine)
+
+    def _tell(self, kind: str, which: str | None) -> None:
+        now = asyncio.get_running_loop().time()
+        self._trouble = trouble = self._trouble or Trouble(now)
+        facts: dict[str, object] = {"backend": self._engine.id, "why": f"{kind}: {which}" if which else kind}
+        match trouble.failed(kind, now):
+            case Telling.ALL:
+                log.warning("KV events are missing", extra={"facts": facts})
+            case Telling.BRIEFLY:
+                lasting = {"times": trouble.failures, "for_s": round(now - trouble.began_at)}
+                log.warning("KV events are still missing", extra={"facts": facts | lasting})
+
+    def _is_well(self) -> None:
+        """A batch was taken; whatever was missing, that is over if it was long ago."""
+        if self._trouble and self._trouble.gone(asyncio.get_running_loop().time()):
+            lasted_s = round(self._trouble.failed_at - self._trouble.began_at)
+            facts = {"backend": self._engine.id, "times": self._trouble.failures, "for_s": lasted_s}
+            log.info("KV events come without gaps again", extra={"facts": facts})
+            self._trouble = None
 
     @contextmanager
     def _socket(self, kind: int) -> Iterator[zmq.asyncio.Socket]:

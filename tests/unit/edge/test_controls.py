@@ -1,3 +1,4 @@
+import json
 import random
 from collections.abc import AsyncIterator
 
@@ -102,6 +103,17 @@ async def test_engines_come_and_go(client: httpx.AsyncClient) -> None:
     assert [engine["id"] for engine in pools["prefill"]] == ["10.0.0.9:8200"]
     assert (await client.delete("/fleet/backends/10.0.0.9:8200")).status_code == 200
     assert (await client.delete("/fleet/backends/10.0.0.9:8200")).status_code == 404
+
+
+@pytest.mark.parametrize(
+    "odd", [{"models": ["\ud800"]}, {"group": "\ud800"}, {"url": "http://\ud800:1"}, {"url": "http://h:0"}]
+)
+async def test_what_could_not_be_shown_is_not_taken_in(client: httpx.AsyncClient, odd: dict[str, object]) -> None:
+    body = json.dumps({"url": "http://10.0.0.9:8200", "role": "prefill"} | odd)
+    answer = await client.post("/fleet/backends", content=body, headers={"content-type": "application/json"})
+    assert answer.status_code == 400
+    fleet = await client.get("/fleet")
+    assert (fleet.status_code, fleet.json()["pools"]["prefill"]) == (200, [])
 
 
 @pytest.mark.parametrize(

@@ -121,6 +121,46 @@ def test_who_can_stand_in_for_an_engine() -> None:
     assert fleet.stand_ins(of[0]) == [of[1]]
 
 
+def eject(backend: Backend) -> None:
+    for _ in range(3):
+        backend.standing.failed("timeout", 1.0, can_be_spared=True)
+
+
+def test_at_most_half_of_a_pool_can_be_spared() -> None:
+    of = [a_backend(port=port, group=group) for port, group in ((1, "a"), (2, "b"), (3, "b"), (4, "b"))]
+    fleet = Fleet([*of, a_backend("prefill", 5)])
+    for backend in of[:2]:
+        assert fleet.can_spare(backend)
+        eject(backend)
+    assert not fleet.can_spare(of[2])
+    assert not fleet.can_spare(fleet.backends[4])
+
+
+@pytest.mark.parametrize("how", ["drained", "down", "unknown", "ejected"])
+def test_who_gets_no_requests_can_stand_in_for_nobody(how: str) -> None:
+    last, other = a_backend(port=1), a_backend(port=2, up=how != "unknown")
+    assert Fleet([last, a_backend(port=2)]).can_spare(last)
+    match how:
+        case "drained":
+            other.standing.drained = True
+        case "down":
+            for _ in range(3):
+                other.standing.bad_probe("x", 1.0)
+        case "ejected":
+            eject(other)
+    assert not Fleet([last, other]).can_spare(last)
+
+
+def test_an_engine_is_spared_for_every_model_that_it_serves() -> None:
+    several = [a_backend(port=port) for port in (1, 2, 3)]
+    only = a_backend(port=4, models=("other",))
+    both = a_backend(port=5, models=(MODEL, "adapter"))
+    fleet = Fleet([*several, only, both])
+    assert [fleet.can_spare(backend) for backend in fleet.backends] == [True, True, True, False, False]
+    several[0].models = {**several[0].models, "adapter": ModelCard("adapter")}
+    assert fleet.can_spare(both)
+
+
 def test_a_pair_is_slow_where_handing_over_takes_longer_than_computing() -> None:
     fast, slow, decode = a_backend("prefill", 1), a_backend("prefill", 2), a_backend("decode", 3)
     linked(fast, decode, s_per_token=1e-5)

@@ -1,8 +1,10 @@
 import random
+from contextlib import nullcontext
 
 import pytest
 
 from router.errors import InvalidRequest, NotFound
+from router.fleet import membership as room
 from router.fleet.backend import Backend
 from router.fleet.fleet import Fleet
 from router.fleet.membership import Membership
@@ -62,6 +64,50 @@ async def test_an_engine_is_drained_and_back() -> None:
     assert not one.standing.usable
     here.members.drain(one.id, drained=False)
     assert (one.standing.usable, here.changed) == (True, [one, one])
+
+
+async def test_a_drain_outlasts_what_a_source_says(caplog: pytest.LogCaptureFixture) -> None:
+    here = Site()
+    here.members.found("dns", [engine(2), engine(3)])
+    here.members.drain("127.0.0.1:2", drained=True)
+    for listed in ([engine(3)], [engine(2), engine(3)], [engine(2, group="blue"), engine(3)]):
+        here.members.found("dns", listed)
+    assert {b.id: b.standing.drained for b in here.fleet.backends[1:]} == {"127.0.0.1:2": True, "127.0.0.1:3": False}
+    assert [record.facts for record in caplog.records] == 2 * [{"backend": "127.0.0.1:2"}]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("there", [True, False])
+@pytest.mark.parametrize("deed", ["enable", "remove"])
+async def test_a_drain_ends_with_an_operators_word(deed: str, there: bool) -> None:
+    here = Site()
+    here.members.found("dns", [engine(2)])
+    here.members.drain("127.0.0.1:2", drained=True)
+    if not there:
+        here.members.found("dns", [])
+    with nullcontext() if there else pytest.raises(NotFound):
+        here.members.remove("127.0.0.1:2") if deed == "remove" else here.members.drain("127.0.0.1:2", drained=False)
+    here.members.found("dns", [])
+    here.members.found("dns", [engine(2)])
+    assert not here.fleet.backends[1].standing.drained
+
+
+async def test_of_the_drained_that_are_gone_the_oldest_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "MOST_DRAINED", 2)
+    here = Site()
+    ports = (2, 3, 4)
+    here.members.found("dns", map(engine, ports))
+    for port in (2, 3, 2, 4):
+        here.members.drain(f"127.0.0.1:{port}", drained=True)
+    here.members.found("dns", [])
+    here.members.found("dns", map(engine, ports))
+    assert [backend.standing.drained for backend in here.fleet.backends[1:]] == [True, False, True]
+
+
+async def test_who_is_not_there_cannot_be_drained() -> None:
+    here = Site()
+    with pytest.raises(NotFound):
+        here.members.drain("127.0.0.1:9", drained=True)
+    assert not here.members.add(engine(9)).standing.drained
 
 
 async def test_an_address_is_one_engine() -> None:
@@ -142,6 +188,14 @@ async def test_of_what_two_sources_list_the_first_has_its_way() -> None:
     assert here.fleet.backends[1].group == "unknown"
 
 
+async def test_of_what_a_source_lists_twice_the_first_has_its_way() -> None:
+    here = Site()
+    assert here.members.found("file", [engine(2), engine(2, Role.DECODE), engine(3), engine(3)]) == [
+        "http://127.0.0.1:2 is listed twice, with different roles or settings; the first has its way"
+    ]
+    assert (here.ports, here.fleet.backends[1].role) == ([1, 2, 3], Role.PREFILL)
+
+
 async def test_a_source_hears_of_its_own_faults_only() -> None:
     here = Site()
     assert len(here.members.found("file", [engine(1)])) == 1
@@ -168,3 +222,36 @@ async def test_the_last_usable_engine_stays_until_its_successor_was_probed() -> 
     assert here.ports == [1, 3]
     here.members.found("dns", [], told_again=True)
     assert here.ports == [1]
+
+
+async def test_the_last_usable_engine_of_one_source_outlasts_what_another_says() -> None:
+    here = Site()
+    here.members.found("dns", [engine(2)], told_again=True)
+    here.fleet.backends[1].standing.good_probe(0.0)
+    here.members.found("dns", [engine(3)], told_again=True)
+    here.members.found("file", [])
+    assert here.ports == [1, 2, 3]
+    here.members.found("file", [engine(4)])
+    here.fleet.backends[2].standing.good_probe(0.0)
+    here.members.found("dns", [engine(3)], told_again=True)
+    assert here.ports == [1, 3, 4]
+
+
+async def test_what_a_file_does_not_list_any_more_goes_whoever_repeats_itself() -> None:
+    here = Site()
+    here.members.found("file", [engine(2)])
+    here.fleet.backends[1].standing.good_probe(0.0)
+    here.members.found("dns", [engine(2), engine(3)], told_again=True)
+    here.members.found("dns", [engine(3)], told_again=True)
+    here.members.found("file", [])
+    assert here.ports == [1, 3]
+
+
+async def test_what_a_file_lists_no_more_and_dns_does_is_as_dns_has_it() -> None:
+    here = Site()
+    here.members.found("file", [engine(2)])
+    here.fleet.backends[1].standing.good_probe(0.0)
+    here.members.found("dns", [engine(2)], told_again=True)
+    here.members.found("file", [])
+    here.members.found("dns", [engine(3)], told_again=True)
+    assert here.ports == [1, 2, 3]

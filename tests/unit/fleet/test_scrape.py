@@ -80,6 +80,17 @@ async def test_what_an_engine_has_beyond_our_requests_is_others(sent: int, other
     assert (backend.load.others_requests, backend.load.others_kv_tokens) == others
 
 
+async def test_an_engine_that_comes_back_may_have_a_smaller_cache() -> None:
+    backend, seen = a_backend(), []
+    smaller = THEIRS.replace("1000", "250")
+    with respx.mock(base_url=backend.url) as engine:
+        for page in (PAGE, THEIRS + PAGE, smaller + PAGE, PAGE):
+            engine.get("/metrics").respond(text=page)
+            await Scraper(Fleet([backend]), ask, Scrapes(), now).scrape(backend)
+            seen.append((backend.cache_tokens, backend.load.others_kv_tokens))
+    assert seen == [(None, 0), (16_000, 8000), (4000, 2000), (4000, 0)]
+
+
 @virtual_time
 async def test_what_was_read_three_intervals_ago_is_not_known_any_more() -> None:
     backend = a_backend()

@@ -12,6 +12,11 @@ from tests.support.settings import DECODE, faults
         ("http://host:8200/", "http://host:8200"),
         ("http://host", "http://host:80"),
         ("http://[::1]:8200", "http://[::1]:8200"),
+        ("http://[fe80::1%eth0.100]:1", "http://[fe80::1%eth0.100]:1"),
+        ("http://127.0.0.1:1", "http://127.0.0.1:1"),
+        ("http://localhost:65535", "http://localhost:65535"),
+        ("http://decode_1.pool_default.:1", "http://decode_1.pool_default.:1"),
+        ("http://xn--bcher-kva.example:1", "http://xn--bcher-kva.example:1"),
     ],
 )
 def test_an_engine_is_named_by_its_origin(given: str, origin: str) -> None:
@@ -28,10 +33,26 @@ def test_an_engine_is_named_by_its_origin(given: str, origin: str) -> None:
         "http://host:1/v1",
         "http://host:1?x",
         "http://h:x",
+        "http://h:0",
+        "http://h:65536",
+        "http://a b:1",
+        "http://a..b:1",
+        "http://\ud800:1",
+        "http://bücher.example:1",
+        "http://[fe80::1%\ud800]:1",
+        f"http://{'a' * 64}:1",
     ],
 )
 def test_other_addresses_are_refused(url: str) -> None:
     assert "backends.0.url: " in faults(flags={"backends": [{"url": url, "role": "decode"}]})[0]
+
+
+def test_what_is_wrong_with_an_address_is_told() -> None:
+    engines = [{"url": url, "role": "decode"} for url in ("http://h:0", "http://a b:1")]
+    assert faults(flags={"backends": engines}) == [
+        "backends.0.url: must have a port between 1 and 65535 (got 'http://h:0')",
+        "backends.1.url: must have a DNS name or an IP address as its host (got 'http://a b:1')",
+    ]
 
 
 @pytest.mark.parametrize("endpoint", ["127.0.0.1:5557", "tcp://engine", "udp://engine:1", "ipc://", ""])

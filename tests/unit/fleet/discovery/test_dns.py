@@ -99,6 +99,14 @@ async def test_services_are_where_their_hosts_are() -> None:
     assert await pool.look() == ["http://10.0.0.1:1", "http://10.0.0.2:2", "http://10.0.0.2:3"]
 
 
+async def test_a_service_without_a_port_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    pool = served()
+    pool.zone.srv["_d"] |= {("a.", 0), ("c.", 0)}
+    for _ in range(2):
+        assert await pool.look() == ["http://10.0.0.1:1", "http://10.0.0.2:2"]
+    assert [record.__dict__["facts"]["why"] for record in caplog.records] == ["a. has port 0", "c. has port 0"]
+
+
 async def test_a_name_that_moves_moves_its_engines() -> None:
     pool = plain()
     assert await pool.look() == ["http://10.0.0.1:8201"]

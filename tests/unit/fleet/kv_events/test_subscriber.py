@@ -1,4 +1,5 @@
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any, cast
 
@@ -12,6 +13,7 @@ from router.fleet.kv_events.events import BlockHash, Stored
 from router.fleet.kv_events.holdings import Holdings
 from router.fleet.kv_events.subscriber import Subscriber, sockets
 from tests.support.builders import a_backend
+from tests.support.virtual_time import virtual_time
 
 Message = tuple[int, bytes]
 
@@ -224,6 +226,37 @@ async def test_what_nobody_foresaw_ends_no_following(
         await one.run()
     assert (one.heard.told, one.holdings.complete) == ([(0, 0), "lost"], False)
     assert [record.message for record in caplog.records] == ["background work failed", "KV events are missing"]
+
+
+@virtual_time
+async def test_what_is_missing_again_and_again_is_told_rarely_until_it_is_over(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    one, began = Followed(replay=False), asyncio.get_running_loop().time()
+    told: list[tuple[object, ...]] = []
+
+    async def take(message: Message) -> None:
+        await one.take(message)
+        at_s = round(asyncio.get_running_loop().time() - began)
+        for record in caplog.records:
+            facts = record.__dict__["facts"]
+            why = str(facts.get("why")).partition(":")[0]
+            told.append((at_s, record.message, why, facts.get("times"), facts.get("for_s")))
+        caplog.clear()
+        await asyncio.sleep(1)
+
+    await take(stored(0))
+    for number in range(2, 202, 2):
+        await take((number, b"\xc1") if number % 4 else stored(number))
+    for number in range(201, 270):
+        await take(stored(number))
+    assert told == [
+        (1, "KV events are missing", "a batch cannot be read", None, None),
+        (2, "KV events are missing", "batches are missing", None, None),
+        (61, "KV events are still missing", "a batch cannot be read", 61, 60),
+        (160, "KV events come without gaps again", "None", 100, 99),
+    ]
 
 
 @pytest.mark.parametrize("frames", [[], [b"kv", b"12345678"], [b"kv", b"", b"payload"], [b"kv", b"123456789", b"p"]])
