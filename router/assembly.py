@@ -17,7 +17,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.registry import Collector
 
 from router.admission.line import Line
-from router.admission.permits import Permits, answering_pool
+from router.admission.permits import Permits, concerned_pools
 from router.console.recent import Recent
 from router.console.state import Console
 from router.edge.api_key import ApiKey
@@ -388,8 +388,8 @@ class Assembly:
 
     def _call_who_waits(self, backend: Backend) -> None:
         """An engine's state has changed, or it has come or gone: who waits may go now, or need not wait any more."""
-        for model in backend.models:
-            self.line.call_next(model, answering_pool(backend))
+        for pool in concerned_pools(backend):
+            self.line.call_first(backend.models, pool)
         if backend.standing.state is State.DOWN or backend not in self.fleet.backends:
             self.chooser.forget(backend)
             self.fleet.forget_paces(backend)

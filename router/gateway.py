@@ -145,7 +145,7 @@ class Gateway:
                 break
             if pool is not None and pool is not short:  # a turn that is of no use is the next one's
                 self.line.call_next(call.model, pool)
-            await self.line.wait(call.model, short, since + self.queue_timeout_s, first=pool is not None)
+            await self.line.wait(call.model, short, since + self.queue_timeout_s, again=pool is not None)
             pool, woken_at = short, self.clock()
         if pool is not None:
             journey.queued(pool, woken_at - since)

@@ -1,14 +1,17 @@
 """Requests that found no room wait in line, first come, first served, and hold nothing meanwhile.
 
 One line for each model and pool that is short. When a permit comes back the first in line is woken, chooses anew and
-takes all that its route needs in the same tick; when there is room for more, it wakes the next. A line that is full, or
-so long that a wait would end in vain, turns newcomers away at once: waiting is only offered where it helps.
+takes all that its route needs in the same tick; when there is room for more, it wakes the next. Who had a turn in vain
+waits on, in this line or that of the other pool, ahead of all who came later. A line that is full, or so long that a
+wait would end in vain, turns newcomers away at once: waiting is only offered where it helps.
 """
 
 import asyncio
 import math
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from router.errors import Unavailable
 from router.settings.admission import Admission
@@ -20,9 +23,16 @@ RATE_WINDOW_S = 10.0
 
 LONGEST_RETRY_AFTER_S = 60
 
-Place = asyncio.Future[None]
 Key = tuple[str, Role]
 """Model and pool."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Place:
+    """One who waits, until `by` at most; `turn` is done once it has been woken."""
+
+    by: float
+    turn: asyncio.Future[None]
 
 
 class Line:
@@ -47,17 +57,18 @@ class Line:
         of_pool = ((waited_for, line) for (waited_for, role), line in self._lines.items() if role is pool)
         return sum(len(line) for waited_for, line in of_pool if model in (None, waited_for))
 
-    async def wait(self, model: str, pool: Role, by: float, *, first: bool = False) -> None:
-        """Wait for a turn; `first` for who had one in vain. Raises `Unavailable` when there is none by then."""
+    async def wait(self, model: str, pool: Role, by: float, *, again: bool = False) -> None:
+        """Wait for a turn until `by`; `again`: one was in vain, in any line. Raises `Unavailable` without one."""
         line = self._lines.setdefault((model, pool), deque())
-        if not first and self._in_vain(pool, len(line), by):
+        if not again and self._in_vain(pool, len(line), by):
             self._leave(model, pool, None)
             raise self.refusal(pool)
-        place: Place = asyncio.get_running_loop().create_future()
-        line.insert(0 if first else len(line), place)
+        place = Place(by, asyncio.get_running_loop().create_future())
+        # all have the same patience: whose time is over first came first, and newcomers are the last
+        line.insert(bisect_left(line, by, key=_by) if again else len(line), place)
         try:
             async with asyncio.timeout_at(by):
-                await place
+                await place.turn
         except (TimeoutError, asyncio.CancelledError) as ended:
             self._leave(model, pool, place)
             self.call_next(model, pool)  # a turn came too late, or was not given to who lined up behind meanwhile
@@ -70,8 +81,8 @@ class Line:
     def call_next(self, model: str, pool: Role) -> None:
         """There may be room: wake the first in line who has not been woken yet."""
         for place in self._lines.get((model, pool), ()):
-            if not place.done():
-                place.set_result(None)
+            if not place.turn.done():
+                place.turn.set_result(None)
                 return
 
     def call_all_next(self, model: str) -> None:
@@ -124,3 +135,7 @@ class Line:
 
     def __repr__(self) -> str:
         return f"<Line {sum(map(len, self._lines.values()))} waiting>"
+
+
+def _by(place: Place) -> float:
+    return place.by

@@ -23,6 +23,11 @@ def answering_pool(backend: Backend) -> Role:
     return Role.PREFILL if backend.role is Role.PREFILL else Role.DECODE
 
 
+def concerned_pools(backend: Backend) -> tuple[Role, ...]:
+    """In which lines those wait to whom it matters that an engine comes or goes: what answers may also prefill."""
+    return (Role.PREFILL,) if backend.role is Role.PREFILL else (Role.DECODE, Role.PREFILL)
+
+
 class Permit:
     """The right to one request of some weight on one engine; given back once, by whoever holds it."""
 

@@ -52,9 +52,9 @@ class LastFirst(FirstFirst):
 
     def call_next(self, model: str, pool: Role) -> None:
         """Wake the last in line who has not been woken yet."""
-        waiting = [place for place in self._lines.get((model, pool), ()) if not place.done()]
+        waiting = [place for place in self._lines.get((model, pool), ()) if not place.turn.done()]
         if waiting:
-            waiting[-1].set_result(None)
+            waiting[-1].turn.set_result(None)
 
 
 class Adaptive(LastFirst):
@@ -104,7 +104,7 @@ class Pool:
         """Take a permit, after a wait in line if need be."""
         by, waited = asyncio.get_running_loop().time() + LONGEST_WAIT_S, False
         while not self.free or not (waited or self.line.before("m", [Role.DECODE]) is None):
-            await self.line.wait("m", Role.DECODE, by, first=waited)
+            await self.line.wait("m", Role.DECODE, by, again=waited)
             waited = True
         self.free -= 1
         if waited:

@@ -39,7 +39,7 @@ class Waiting(RuleBasedStateMachine):
         by, waited = self.loop.time() + WAIT_S, False
         while not (self.permits.has_room(self.engine, 1) and (waited or not self._others())):
             try:
-                await self.line.wait(MODEL, Role.DECODE, by, first=waited)
+                await self.line.wait(MODEL, Role.DECODE, by, again=waited)
             except Unavailable:
                 self.turned_away += 1
                 return

@@ -12,7 +12,7 @@ from typing import Any, cast
 from prometheus_client import CollectorRegistry
 
 from router.admission.line import Line
-from router.admission.permits import Permit, Permits, answering_pool
+from router.admission.permits import Permit, Permits, concerned_pools
 from router.call import Api, Call, Trace
 from router.edge.client import Presence
 from router.errors import Leg, RequestError
@@ -138,20 +138,21 @@ async def _never() -> Mapping[str, Any]:
 
 
 class WatchedLine(Line):
-    """Tells who waits for a pool: the names of their tasks, the first first."""
+    """Tells who waits for a pool, and until when: with the names of their tasks, the first first."""
 
     def __init__(self, rules: Admission, clock: Clock) -> None:
         super().__init__(rules, clock)
-        self.waiting: dict[Role, list[str]] = {role: [] for role in Role}
+        self.waiting: dict[Role, list[tuple[float, str]]] = {role: [] for role in Role}
 
-    async def wait(self, model: str, pool: Role, by: float, *, first: bool = False) -> None:
+    async def wait(self, model: str, pool: Role, by: float, *, again: bool = False) -> None:
         """The same, watched."""
-        name, line = _task_name(), self.waiting[pool]
-        line.insert(0 if first else len(line), name)
+        place, line = (by, _task_name()), self.waiting[pool]
+        later = (at for at, (other_by, _) in enumerate(line) if other_by >= by)
+        line.insert(next(later, len(line)) if again else len(line), place)
         try:
-            await super().wait(model, pool, by, first=first)
+            await super().wait(model, pool, by, again=again)
         finally:
-            line.remove(name)
+            line.remove(place)
 
 
 class WatchedChooser(Chooser):
@@ -296,8 +297,8 @@ class Stand:
 
     def call_who_waits(self, backend: Backend) -> None:
         """As the application does when an engine's state has changed."""
-        for model in backend.models:
-            self.line.call_next(model, answering_pool(backend))
+        for pool in concerned_pools(backend):
+            self.line.call_first(backend.models, pool)
 
     # What happens
 
@@ -363,7 +364,8 @@ class Stand:
 
     def waits_in_vain(self) -> list[str]:
         """Who is first in a line and could go; with no step due, nobody has been told of it."""
-        return [line[0] for line in self.line.waiting.values() if line and self.chooser.has_route(line[0])]
+        first = [line[0][1] for line in self.line.waiting.values() if line]
+        return [name for name in first if self.chooser.has_route(name)]
 
     def left(self) -> dict[str, Any]:
         """What is held though everything has ended."""

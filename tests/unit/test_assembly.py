@@ -1,3 +1,4 @@
+import asyncio
 import sys
 from collections.abc import Awaitable
 
@@ -6,7 +7,7 @@ import pytest
 
 from router.assembly import Assembly, build
 from router.errors import InvalidRequest
-from router.settings.engines import BackendSettings
+from router.settings.engines import BackendSettings, Role
 from router.settings.faults import SettingsError
 from router.settings.tree import Settings
 from router.telemetry.events import NoTraces
@@ -80,6 +81,19 @@ def test_an_engine_that_is_back_may_hand_over_with_everybody() -> None:
     engine.standing.good_probe(1.0)
     app.prober._notice(engine)
     assert app.pairs.usable("prefill:1", engine.id, 1.0)
+
+
+@pytest.mark.parametrize("role", ["aggregated", "decode", "prefill"])
+async def test_who_waits_for_prefill_is_told_of_every_engine_that_comes_up(role: str) -> None:
+    app = build(settings(backends=[{"url": NOWHERE, "role": role, "models": ["m"]}]))
+    by = asyncio.get_running_loop().time() + 60
+    waiting = asyncio.get_running_loop().create_task(app.line.wait("m", Role.PREFILL, by))
+    await asyncio.sleep(0)
+    (engine,) = app.fleet.backends
+    engine.standing.good_probe(1.0)
+    app.prober._notice(engine)
+    await asyncio.wait([waiting], timeout=1)
+    assert waiting.done()
 
 
 def test_an_engine_that_comes_with_events_needs_what_reads_them(monkeypatch: pytest.MonkeyPatch) -> None:

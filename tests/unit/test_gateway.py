@@ -6,11 +6,12 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, cast
+from unittest import mock
 
 import pytest
 
 from router.admission.line import Line
-from router.admission.permits import Permits
+from router.admission.permits import Permits, concerned_pools
 from router.call import Api, Call, Trace
 from router.edge.client import Presence
 from router.errors import (
@@ -343,6 +344,59 @@ async def test_who_has_waited_for_prefill_and_finds_decode_full_waits_for_that_f
     decode.release()
     await asyncio.wait(crowd.tasks)
     assert crowd.answered == ["novel", "short"]
+
+
+@virtual_time
+async def test_all_that_go_on_from_one_line_to_the_other_keep_their_order() -> None:
+    site, crowd = crowded(prefill_permits=1, decode_permits=1)
+    prefill = site.permits.take(site.backends[0], 1)
+    for name in ("novel 1", "novel 2", "novel 3"):
+        await crowd.ask(name, 500)
+    decode = site.permits.take(site.backends[1], 1)
+    await crowd.ask("short", 10)
+    prefill.release()
+    await asyncio.sleep(0.01)
+    assert (site.line.depth(Role.PREFILL), site.line.depth(Role.DECODE)) == (0, 4)
+    decode.release()
+    await asyncio.wait(crowd.tasks)
+    assert crowd.answered == ["novel 1", "novel 2", "novel 3", "short"]
+
+
+def comes_up(site: Site, role: Role) -> Backend:
+    """One more engine, of which those are told whom it concerns."""
+    engine = a_backend(role, 3)
+    site.gateway.fleet.backends = (*site.backends, engine)
+    for pool in concerned_pools(engine):
+        site.line.call_first(engine.models, pool)
+    return engine
+
+
+@virtual_time
+async def test_an_aggregated_engine_that_comes_up_serves_who_waits_for_prefill() -> None:
+    site, crowd = crowded(prefill_permits=1)
+    held = site.permits.take(site.backends[0], 1)
+    await crowd.ask("first", 500)
+    await crowd.ask("second", 500)
+    comes_up(site, Role.AGGREGATED)
+    await asyncio.sleep(0.01)
+    assert crowd.answered == ["first", "second"]
+    held.release()
+
+
+@virtual_time
+async def test_who_waits_for_prefill_stays_where_he_is_when_an_engine_comes_up_that_is_of_no_use_to_him() -> None:
+    site, crowd = crowded(prefill_permits=1)
+    held = site.permits.take(site.backends[0], 1)
+    await crowd.ask("first", 500)
+    await crowd.ask("second", 500)
+    chosen = mock.Mock(wraps=site.gateway.chooser.choose)
+    with mock.patch.object(Chooser, "choose", chosen):
+        comes_up(site, Role.DECODE)  # which has no budget for prompts either
+        await asyncio.sleep(1)
+    assert (crowd.answered, site.line.depth(Role.PREFILL), chosen.call_count) == ([], 2, 1)
+    held.release()
+    await asyncio.wait(crowd.tasks)
+    assert crowd.answered == ["first", "second"]
 
 
 @virtual_time

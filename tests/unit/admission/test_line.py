@@ -5,7 +5,7 @@ from typing import cast
 
 import pytest
 
-from router.admission.line import Line
+from router.admission.line import Line, Place
 from router.errors import Unavailable
 from router.settings.admission import Admission
 from router.settings.engines import Role
@@ -118,12 +118,12 @@ async def test_who_would_wait_in_vain_is_told_so_at_once_and_when_to_come_back()
 
 
 @virtual_time
-async def test_who_had_a_turn_in_vain_is_first() -> None:
+async def test_who_had_a_turn_in_vain_is_before_who_came_when_he_did() -> None:
     line, served = a_line(), list[str]()
     tasks = await stand(line, "b", served)
 
     async def again() -> None:
-        await line.wait(M, D, now() + 10, first=True)
+        await line.wait(M, D, now() + 10, again=True)
         served.append("a")
 
     tasks.append(asyncio.get_running_loop().create_task(again()))
@@ -132,6 +132,44 @@ async def test_who_had_a_turn_in_vain_is_first() -> None:
         line.freed([M], D)
     await asyncio.wait(tasks)
     assert served == ["a", "b"]
+
+
+async def came(line: Line, name: str, at_s: int, served: list[str], *, turns: Sequence[bool]) -> asyncio.Task[None]:
+    """A task that came at some second and is in line for a turn, anew or again; it notes when it has had all."""
+    by = now() + 100 + at_s
+
+    async def one() -> None:
+        for again in turns:
+            await line.wait(M, D, by, again=again)
+        served.append(name)
+
+    task = asyncio.get_running_loop().create_task(one())
+    await asyncio.sleep(0)
+    return task
+
+
+@virtual_time
+async def test_who_comes_from_another_line_stands_where_he_would_have_stood_in_this_one() -> None:
+    line, served = a_line(), list[str]()
+    tasks = [await came(line, name, at_s, served, turns=[False]) for name, at_s in (("b", 2), ("d", 4))]
+    others = (("a", 1), ("c", 3), ("e", 5))
+    tasks += [await came(line, name, at_s, served, turns=[True]) for name, at_s in others]
+    for _ in tasks:
+        line.call_next(M, D)
+    await asyncio.wait(tasks)
+    assert served == ["a", "b", "c", "d", "e"]
+
+
+@virtual_time
+async def test_two_that_have_a_turn_in_vain_at_once_stay_in_their_order() -> None:
+    line, served = a_line(), list[str]()
+    tasks = [await came(line, name, at_s, served, turns=[False, True]) for name, at_s in (("a", 1), ("b", 2))]
+    for _ in ("in vain", "of use"):
+        for _ in tasks:
+            line.call_next(M, D)
+        await asyncio.sleep(0.1)
+    assert served == ["a", "b"]
+    await asyncio.wait(tasks)
 
 
 @virtual_time
@@ -164,7 +202,7 @@ def test_come_back_is_never_sooner_than_in_a_second_nor_later_than_in_a_minute()
     assert line.refusal(D).retry_after_s == 1
     for clock[0] in (0.0, 9.0):
         line.freed([M], D)
-    line._lines[M, D] = deque([cast("asyncio.Future[None]", None)] * 500)
+    line._lines[M, D] = deque([cast("Place", None)] * 500)
     assert line.refusal(D).retry_after_s == 60
 
 

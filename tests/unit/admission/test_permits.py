@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.admission.line import Line
-from router.admission.permits import FULL_S, Permit, Permits
+from router.admission.permits import FULL_S, Permit, Permits, concerned_pools
 from router.settings.admission import Admission
 from router.settings.engines import Role
 from tests.support.builders import MODEL, a_backend
@@ -156,6 +156,18 @@ def test_who_waits_for_the_models_and_the_pool_of_an_engine_hears_of_its_room(ro
     permits, backend = Permits(LIMITS, line), a_backend(role, models=("a", "b"))
     permits.take(backend, 1).release()
     assert line.heard == [("freed", ["a", "b"], pool)]
+
+
+@pytest.mark.parametrize(
+    ("role", "pools"),
+    [
+        (Role.PREFILL, {Role.PREFILL}),
+        (Role.DECODE, {Role.DECODE, Role.PREFILL}),
+        (Role.AGGREGATED, {Role.DECODE, Role.PREFILL}),
+    ],
+)
+def test_what_answers_concerns_also_who_waits_for_prefill(role: Role, pools: set[Role]) -> None:
+    assert set(concerned_pools(a_backend(role))) == pools
 
 
 def test_nobody_waits_where_there_is_no_limit() -> None:
