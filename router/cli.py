@@ -82,7 +82,8 @@ examples:
 
 Every prefill engine hands a prompt of a few tokens to every decode engine that it may pair with, also while they serve.
 The decode engine's counters tell whether it pulled the prompt or computed it. The status is 1 when something is to be
-done: an engine that cannot be used, one without a partner, or a pair that does not hand over.
+done: an engine that cannot be used, one without a partner, a pair that does not hand over, a list of engines that
+cannot be read or is empty, an engine of it that is left out, or nobody up who can answer.
 """
 
 EXPLAIN_EPILOG = """\
@@ -197,7 +198,7 @@ def _add_serve(serve: argparse.ArgumentParser) -> None:
 
 def _add_doctor(doctor: argparse.ArgumentParser) -> None:
     _add_engines(doctor)
-    doctor.add_argument("--json", action="store_true", help="print JSON: good, engines and pairs")
+    doctor.add_argument("--json", action="store_true", help="print JSON: good, engines, pairs and problems")
     _add_config(doctor)
 
 

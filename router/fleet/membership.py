@@ -4,7 +4,7 @@ An engine that is taken out gets no new request at once, is not probed any more,
 the engine, not its name. One that comes in is used once its first probe was good.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from router.errors import InvalidRequest
 from router.fleet.backend import Backend
@@ -31,6 +31,7 @@ class Membership:
         self._make = make
         self._changed = changed
         self._listed: dict[str, dict[str, BackendSettings]] = {}
+        self._left_out: dict[str, list[str]] = {}
         self._found: dict[str, tuple[BackendSettings, Backend]] = {}
 
     def add(self, settings: BackendSettings) -> Backend:
@@ -75,11 +76,22 @@ class Membership:
                     self.remove(backend.id)
         faults = self._take_in(wanted)
         overruled = (url for url, settings in listed.items() if wanted[url] != settings)
-        return [*(fault for url, fault in faults.items() if url in listed), *map(_overruled, overruled)]
+        left_out = [*(fault for url, fault in faults.items() if url in listed), *map(_overruled, overruled)]
+        self._left_out[source] = left_out
+        return left_out
 
     def failed(self, source: str, why: str) -> None:
         """A source cannot be read now; what it listed last stays."""
         self._fleet.sources[source] = why
+
+    def complaints(self) -> Iterator[str]:
+        """What was wrong with the sources at their last look: it failed, named no engine, or one that was left out."""
+        for source, why in self._fleet.sources.items():
+            if why is not None:
+                yield f"{source}: {why}"
+            elif not self._listed[source]:
+                yield f"{source}: no engine is listed there"
+            yield from (f"{source}: left out: {fault}" for fault in self._left_out.get(source, ()))
 
     def _is_awaited(self, last: Backend, wanted: Mapping[str, BackendSettings]) -> bool:
         """Whether nobody can take over from an engine yet, and somebody may as soon as it was probed."""
@@ -96,7 +108,7 @@ class Membership:
                 try:
                     self._found[url] = settings, self.add(settings)
                 except InvalidRequest as error:
-                    faults[url] = error.message
+                    faults[url] = error.message if url in error.message else f"{url}: {error.message}"
         return faults
 
 
