@@ -17,6 +17,7 @@ import yaml
 from pydantic import BaseModel
 
 from router import __version__
+from router.arguments import count, count_or_0
 from router.bench import main as bench
 from router.explain import ask as explain
 from router.settings.edge import Listen, Ops
@@ -211,8 +212,8 @@ def _add_engines(command: argparse.ArgumentParser) -> None:
 
 def _add_run(run: argparse.ArgumentParser) -> None:
     fleet = run.add_argument_group("simulated fleet")
-    fleet.add_argument("--prefill", type=int, default=2, metavar="N", help="prefill engines (default: 2)")
-    fleet.add_argument("--decode", type=int, default=2, metavar="N", help="decode engines (default: 2)")
+    fleet.add_argument("--prefill", type=count_or_0, default=2, metavar="N", help="prefill engines (default: 2)")
+    fleet.add_argument("--decode", type=count, default=2, metavar="N", help="decode engines (default: 2)")
     fleet.add_argument("--gpu", choices=sorted(PROFILES), default="h100", help="whose speed it has (default: h100)")
     run.add_argument("--ask", metavar="QUESTION", help="ask this, print the answer and the hand-over counters, end")
     _add_config(run)
