@@ -62,7 +62,7 @@ from router.scaling.work import PrefillWork
 from router.settings.engines import BackendSettings
 from router.settings.extras import NO_KV_EVENTS, can_trace, kv_events_installed
 from router.settings.faults import SettingsError
-from router.settings.keys import clients_key, engine_key, operators_token
+from router.settings.keys import clients_key, engine_key, fault_in, operators_token
 from router.settings.tree import Settings
 from router.telemetry.audit import Audit
 from router.telemetry.edge import EdgeMetrics
@@ -361,9 +361,9 @@ class Assembly:
     # Who hears of what
 
     def _backend(self, engine: BackendSettings) -> Backend:
-        """An engine of the fleet. Raises `InvalidRequest` when its key, or what its KV events take, is not there."""
-        if engine.key_env and not os.environ.get(engine.key_env):
-            raise InvalidRequest(f"the environment variable {engine.key_env} is not set", param="key_env")
+        """An engine of the fleet. Raises `InvalidRequest` when its key, or what its KV events take, cannot be had."""
+        if engine.key_env and (why := fault_in(engine.key_env)):
+            raise InvalidRequest(why, param="key_env")
         if engine.kv_events and not kv_events_installed():
             raise InvalidRequest(f"kv_events: {NO_KV_EVENTS}", param="kv_events")
         key = engine_key(engine)

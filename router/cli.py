@@ -17,6 +17,7 @@ import yaml
 from pydantic import BaseModel
 
 from router import __version__
+from router.arguments import count, count_or_0
 from router.bench import main as bench
 from router.explain import ask as explain
 from router.settings.edge import Listen, Ops
@@ -82,7 +83,8 @@ examples:
 
 Every prefill engine hands a prompt of a few tokens to every decode engine that it may pair with, also while they serve.
 The decode engine's counters tell whether it pulled the prompt or computed it. The status is 1 when something is to be
-done: an engine that cannot be used, one without a partner, or a pair that does not hand over.
+done: an engine that cannot be used, one without a partner, a pair that does not hand over, a list of engines that
+cannot be read or is empty, an engine of it that is left out, or nobody up who can answer.
 """
 
 EXPLAIN_EPILOG = """\
@@ -197,7 +199,7 @@ def _add_serve(serve: argparse.ArgumentParser) -> None:
 
 def _add_doctor(doctor: argparse.ArgumentParser) -> None:
     _add_engines(doctor)
-    doctor.add_argument("--json", action="store_true", help="print JSON: good, engines and pairs")
+    doctor.add_argument("--json", action="store_true", help="print JSON: good, engines, pairs and problems")
     _add_config(doctor)
 
 
@@ -210,8 +212,8 @@ def _add_engines(command: argparse.ArgumentParser) -> None:
 
 def _add_run(run: argparse.ArgumentParser) -> None:
     fleet = run.add_argument_group("simulated fleet")
-    fleet.add_argument("--prefill", type=int, default=2, metavar="N", help="prefill engines (default: 2)")
-    fleet.add_argument("--decode", type=int, default=2, metavar="N", help="decode engines (default: 2)")
+    fleet.add_argument("--prefill", type=count_or_0, default=2, metavar="N", help="prefill engines (default: 2)")
+    fleet.add_argument("--decode", type=count, default=2, metavar="N", help="decode engines (default: 2)")
     fleet.add_argument("--gpu", choices=sorted(PROFILES), default="h100", help="whose speed it has (default: h100)")
     run.add_argument("--ask", metavar="QUESTION", help="ask this, print the answer and the hand-over counters, end")
     _add_config(run)

@@ -11,6 +11,7 @@ import httpx
 import orjson
 from rich.console import Console
 
+from router.arguments import count, positive
 from router.bench.load import Plan, Record
 from router.bench.load import run as run_load
 from router.bench.ramp import main as ramp
@@ -48,14 +49,14 @@ def _add_load(parser: argparse.ArgumentParser) -> None:
     add("url", metavar="URL", help="the gateway, or an engine: http://host:port")
     loop = parser.add_argument_group("how much at once").add_mutually_exclusive_group()
     loop.add_argument(
-        "--streams", type=int, default=plan.streams, metavar="N", help="closed loop: clients (default %(default)s)"
+        "--streams", type=count, default=plan.streams, metavar="N", help="closed loop: clients (default %(default)s)"
     )
-    loop.add_argument("--rate", type=float, metavar="N", help="open loop: requests that arrive in a second")
-    add("--requests", type=int, default=plan.requests, metavar="N", help="how many in all (default %(default)s)")
+    loop.add_argument("--rate", type=positive, metavar="N", help="open loop: requests that arrive in a second")
+    add("--requests", type=count, default=plan.requests, metavar="N", help="how many in all (default %(default)s)")
     add("--model", help="which model (default: the first that URL lists)")
-    add("--tokens", type=int, default=plan.tokens, metavar="N", help="max_tokens of a request (default %(default)s)")
-    add("--prompt-bytes", type=int, default=plan.prompt_bytes, metavar="N", help="size (default %(default)s)")
-    add("--prompts", type=int, default=plan.prompts, metavar="N", help="distinct prompts (default %(default)s)")
+    add("--tokens", type=count, default=plan.tokens, metavar="N", help="max_tokens of a request (default %(default)s)")
+    add("--prompt-bytes", type=count, default=plan.prompt_bytes, metavar="N", help="size (default %(default)s)")
+    add("--prompts", type=count, default=plan.prompts, metavar="N", help="distinct prompts (default %(default)s)")
     add("--same-text", action="store_true", help="the answers to a prompt must be one text, as temperature is 0")
     add(
         "--extra-body",
@@ -64,16 +65,25 @@ def _add_load(parser: argparse.ArgumentParser) -> None:
         metavar="JSON",
         help='further fields of the body (default: {"ignore_eos": true}, so that answers have all their tokens)',
     )
-    add("--timeout-s", type=float, default=60, metavar="S", help="longest silence of the gateway (default %(default)s)")
+    add(
+        "--timeout-s",
+        type=positive,
+        default=60,
+        metavar="S",
+        help="longest silence of the gateway (default %(default)s)",
+    )
     add("--json", action="store_true", help="print JSON instead of a table")
 
 
 def _run_load(args: argparse.Namespace) -> int:
-    """Run the load and print its figures; 1 when an answer was wrong."""
+    """Run the load and print its figures; 1 when an answer was wrong, or nothing was asked."""
     try:
         plan, record = asyncio.run(_load(args))
     except (httpx.HTTPError, httpx.InvalidURL, NoModel) as error:
         sys.stderr.write(f"pd-router bench: {args.url}: {error or type(error).__name__}\n")
+        return FAILED
+    if not (record.total_s or record.faults):
+        sys.stderr.write(f"pd-router bench: {args.url}: nothing was asked\n")
         return FAILED
     figures = tree(plan, record)
     if args.json:

@@ -16,6 +16,9 @@ CONNECTOR = """--kv-transfer-config '{"kv_connector":"NixlConnector","kv_role":"
 
 KEY_REFUSED = (401, 403, 407)
 
+FOR_MISSING_DECODE = "bring a decode engine, by --decode, `backends` or `discovery`"
+"""For a prefill engine of a fleet without any."""
+
 LOOPBACK = ("127.", "localhost", "::1", "0.0.0.0")  # noqa: S104 - what an engine may tell, not where to listen
 
 

@@ -23,6 +23,8 @@ PUBLISHED_WITHIN_S = 2.0
 
 LOOK_S = 0.05
 
+NOBODY_ANSWERS = "no decode or aggregated engine is up: no request can be answered"
+
 Pair = tuple[Backend, Backend]
 Progress = Callable[[int, int, str], None]
 
@@ -70,15 +72,23 @@ class PairFinding:
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """All that was found."""
+    """All that was found. `sources`: what is wrong with where engines are found beside the settings."""
 
     engines: Sequence[EngineFinding]
     pairs: Sequence[PairFinding]
+    sources: Sequence[str] = ()
+
+    @property
+    def problems(self) -> Sequence[str]:
+        """What is wrong with the fleet as a whole, beside its engines and pairs."""
+        answering = any(e.backend.standing.usable for e in self.engines if e.backend.role is not Role.PREFILL)
+        return [*self.sources, *([] if answering else [NOBODY_ANSWERS])]
 
     @property
     def good(self) -> bool:
-        """Whether every engine can be used and every pair of a group hands over."""
-        return all(pair.good for pair in self.pairs) and not any(engine.problem for engine in self.engines)
+        """Whether every engine can be used, every pair of a group hands over, and somebody can answer."""
+        ill = self.problems or any(engine.problem for engine in self.engines)
+        return not ill and all(pair.good for pair in self.pairs)
 
 
 async def examine(settings: Settings, progress: Progress) -> Findings:
@@ -124,7 +134,8 @@ class Doctor:
                 tries = {pair: group.create_task(self._try(pair, len(rest))) for pair in now}
             judged |= {pair: task.result() for pair, task in tries.items()}
         found = [judged[pair] for pair in pairs]
-        return Findings([with_partners(look.result(), found) for look in looks], found)
+        engines = [with_partners(look.result(), found) for look in looks]
+        return Findings(engines, found, list(self._app.membership.complaints()))
 
     async def _engine(self, backend: Backend) -> EngineFinding:
         if not backend.standing.usable:
@@ -196,10 +207,14 @@ def judge(prefill: Backend, decode: Backend, tokens: PromptTokens | None) -> Pai
 
 
 def with_partners(engine: EngineFinding, pairs: Sequence[PairFinding]) -> EngineFinding:
-    """The finding; it is a problem to have none but partners of other groups."""
+    """The finding; none but partners of other groups is a problem, and for a prefill engine to have none at all."""
     own = [pair for pair in pairs if engine.backend in (pair.prefill, pair.decode)]
-    if engine.problem or not own or any(pair.verdict is not Verdict.APART for pair in own):
+    if engine.problem or any(pair.verdict is not Verdict.APART for pair in own):
         return engine
+    if not own:
+        if engine.backend.role is not Role.PREFILL:
+            return engine  # it serves alone
+        return replace(engine, problem="no partner: there is no decode engine", advice=advice.FOR_MISSING_DECODE)
     others = sorted({pair.problem or "" for pair in own})
     return replace(engine, problem=f"no partner: {'; '.join(others)}", advice=advice.for_lone_engine(engine.backend))
 

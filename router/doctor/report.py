@@ -13,10 +13,15 @@ PAIR_HEAD = ("prefill", "decode", "result", "prefill took", "hand-over took", "p
 
 
 def text(findings: Findings) -> str:
-    """Two tables, with a line on what is wrong and one on what to do below each row that needs them, and a sum."""
+    """Two tables, with a line on what is wrong and one on what to do below each row that needs them, and a sum.
+
+    What is wrong with none of the rows is told before the sum.
+    """
     lines = [*_table([(_engine_row(e), e.problem, e.advice) for e in findings.engines], ENGINE_HEAD)]
     if findings.pairs:
         lines += ["", *_table([(_pair_row(p), p.problem, p.advice) for p in findings.pairs], PAIR_HEAD)]
+    if findings.problems:
+        lines += ["", *findings.problems]
     return "\n".join([*lines, "", _sum(findings)])
 
 
@@ -26,6 +31,7 @@ def tree(findings: Findings) -> dict[str, Any]:
         "good": findings.good,
         "engines": [_engine_tree(finding) for finding in findings.engines],
         "pairs": [_pair_tree(finding) for finding in findings.pairs],
+        "problems": list(findings.problems),
     }
 
 

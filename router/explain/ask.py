@@ -11,6 +11,7 @@ import httpx
 
 from router.call import Api
 from router.explain.text import text
+from router.settings.keys import fault_in
 from router.settings.routing import Mode
 
 CLEAN, FAILED, USAGE = 0, 1, 2
@@ -45,8 +46,8 @@ def run(args: argparse.Namespace) -> int:
     except OSError as error:
         sys.stderr.write(f"pd-router: {args.body}: cannot be read: {error.strerror}\n")
         return USAGE
-    if args.token_env and not os.environ.get(args.token_env):
-        sys.stderr.write(f"pd-router: --token-env: the environment variable {args.token_env} is not set\n")
+    if args.token_env and (why := fault_in(args.token_env)):
+        sys.stderr.write(f"pd-router: --token-env: {why}\n")
         return USAGE
     try:
         tree = ask(args, body)

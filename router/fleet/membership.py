@@ -6,7 +6,7 @@ is at its address: a source may leave an engine out for a moment, or change its 
 """
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from router.errors import InvalidRequest
@@ -47,6 +47,7 @@ class Membership:
         self._make = make
         self._changed = changed
         self._listed: dict[str, dict[str, BackendSettings]] = {}
+        self._left_out: dict[str, list[str]] = {}
         self._repeating: set[str] = set()
         self._found: dict[str, _Found] = {}
         self._drained: dict[str, None] = {}
@@ -112,11 +113,22 @@ class Membership:
         faults = self._take_in(wanted)
         self._note_who_repeats()
         overruled = (url for url, settings in listed.items() if wanted[url] != settings)
-        return [*twice, *(fault for url, fault in faults.items() if url in listed), *map(_overruled, overruled)]
+        left_out = [*twice, *(fault for url, fault in faults.items() if url in listed), *map(_overruled, overruled)]
+        self._left_out[source] = left_out
+        return left_out
 
     def failed(self, source: str, why: str) -> None:
         """A source cannot be read now; what it listed last stays."""
         self._fleet.sources[source] = why
+
+    def complaints(self) -> Iterator[str]:
+        """What was wrong with the sources at their last look: it failed, named no engine, or one that was left out."""
+        for source, why in self._fleet.sources.items():
+            if why is not None:
+                yield f"{source}: {why}"
+            elif not self._listed[source]:
+                yield f"{source}: no engine is listed there"
+            yield from (f"{source}: left out: {fault}" for fault in self._left_out.get(source, ()))
 
     def _is_awaited(self, last: Backend, wanted: Mapping[str, BackendSettings]) -> bool:
         """Whether nobody can take over from an engine yet, and somebody may as soon as it was probed."""
@@ -133,7 +145,7 @@ class Membership:
                 try:
                     self._found[url] = _Found(settings, self.add(settings), repeated=False)
                 except InvalidRequest as error:
-                    faults[url] = error.message
+                    faults[url] = error.message if url in error.message else f"{url}: {error.message}"
         return faults
 
     def _note_who_repeats(self) -> None:

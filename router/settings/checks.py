@@ -8,7 +8,7 @@ from router.settings.edge import API_KEY, Listen
 from router.settings.engines import BackendSettings, Role
 from router.settings.extras import NO_DNS, NO_KV_EVENTS, NO_TRACING, can_look_up, can_trace, kv_events_installed
 from router.settings.faults import SettingsError, nearest
-from router.settings.keys import clients_key
+from router.settings.keys import SENDABLE, clients_key, fault_in
 from router.settings.section import ENV_PREFIX
 from router.settings.tree import Settings
 
@@ -24,8 +24,8 @@ def unfit(settings: Settings, backends: Backends, environ: Mapping[str, str]) ->
     yield from _of_clients_key(settings.listen, environ)
     if settings.tracing.otlp_endpoint and not can_trace():
         yield f"tracing: {NO_TRACING}"
-    if settings.ops.token_env and not environ.get(settings.ops.token_env):
-        yield f"ops.token_env: the environment variable {settings.ops.token_env} is not set"
+    if settings.ops.token_env and (why := fault_in(settings.ops.token_env, environ)):
+        yield f"ops.token_env: {why}"
 
 
 def unknown_variables(settings: Settings, backends: Backends, environ: Mapping[str, str]) -> Iterator[str]:
@@ -58,8 +58,8 @@ def _of_backends(backends: Backends, discovery: Discovery, environ: Mapping[str,
         if backend.url in seen:
             yield f"backends.{i}.url: {backend.url} is listed twice; an engine has one role"
         seen.add(backend.url)
-        if backend.key_env and not environ.get(backend.key_env):
-            yield f"backends.{i}.key_env: the environment variable {backend.key_env} is not set"
+        if backend.key_env and (why := fault_in(backend.key_env, environ)):
+            yield f"backends.{i}.key_env: {why}"
         if backend.kv_events and not kv_events_installed():
             yield f"backends.{i}.kv_events: {NO_KV_EVENTS}"
     roles = {backend.role for backend in backends}
@@ -73,8 +73,8 @@ def _of_dns(rules: DnsDiscovery | None, environ: Mapping[str, str]) -> Iterator[
     if not can_look_up():
         yield f"discovery.dns: {NO_DNS}"
     for role, pool in rules.pools.items():
-        if pool.key_env and not environ.get(pool.key_env):
-            yield f"discovery.dns.{role}.key_env: the environment variable {pool.key_env} is not set"
+        if pool.key_env and (why := fault_in(pool.key_env, environ)):
+            yield f"discovery.dns.{role}.key_env: {why}"
         if pool.kv_events and not kv_events_installed():
             yield f"discovery.dns.{role}.kv_events: {NO_KV_EVENTS}"
 
@@ -98,5 +98,5 @@ def _of_clients_key(listen: Listen, environ: Mapping[str, str]) -> Iterator[str]
             f"listen.require_key: clients on other machines could connect without a key: set {listen.api_key_env} or "
             "listen.api_key_file, or listen.require_key to false if something in front asks for one"
         )
-    elif key is not None and not re.fullmatch(r"[!-~]+", key.get_secret_value()):
+    elif key is not None and not SENDABLE.fullmatch(key.get_secret_value()):
         yield "listen: the key for clients must be printable ASCII without spaces"

@@ -1,6 +1,7 @@
 """Which keys and tokens do settings name? They are read from variables and files, and stand in no tree."""
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,6 +10,19 @@ from pydantic import SecretStr
 from router.settings.edge import Listen, Ops
 from router.settings.engines import BackendSettings
 from router.settings.faults import SettingsError
+
+SENDABLE = re.compile(r"[!-~]+")
+"""What a header can carry as a key: printable ASCII without spaces, so no line break either."""
+
+
+def fault_in(variable: str, environ: Mapping[str, str] | None = None) -> str | None:
+    """Why what a variable holds cannot be sent as a key, None when it can. Its value is not in there."""
+    value = (os.environ if environ is None else environ).get(variable)
+    if not value:
+        return f"the environment variable {variable} is not set"
+    if not SENDABLE.fullmatch(value):
+        return f"the environment variable {variable} must hold printable ASCII without spaces and line breaks"
+    return None
 
 
 def engine_key(backend: BackendSettings, environ: Mapping[str, str] | None = None) -> SecretStr | None:

@@ -9,6 +9,7 @@ from typing import Any, get_args
 
 import orjson
 
+from router.arguments import port
 from router.sim.config import KvLoadFailurePolicy, Role, SimConfig
 from router.sim.engine import SimEngine
 from router.sim.faults import Fault
@@ -21,8 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--role", choices=get_args(Role), default=default.role, help="what the engine is for (default %(default)s)")
     add("--host", default="127.0.0.1", help="address to listen on (default %(default)s)")
-    add("--port", type=int, default=0, help="port to listen on, 0 for a free one (default %(default)s)")
-    add("--side-channel-port", type=int, default=0, help="port for KV pulls, 0 for a free one (default %(default)s)")
+    add("--port", type=port, default=0, help="port to listen on, 0 for a free one (default %(default)s)")
+    add("--side-channel-port", type=port, default=0, help="port for KV pulls, 0 for a free one (default %(default)s)")
     add("--model", default=default.model, help="name of the model (default %(default)s)")
     add("--alias", dest="aliases", action="append", default=[], help="another name of the model; may be repeated")
     add(

@@ -16,6 +16,7 @@ import yaml
 
 from router.sim.engine import SimEngine
 from router.sim.faults import Fault
+from tests.support.dns_server import dns_server
 from tests.support.fleet import engine, until
 from tests.support.sim_pair import closed_port
 
@@ -152,6 +153,45 @@ async def test_engines_that_a_file_lists(tmp_path: Path) -> None:
         listed.write_text(json.dumps([{"url": one.url, "role": one.config.role} for one in engines]))
         status, out, _ = await doctor("--json", DISCOVERY__FILE=json.dumps({"path": str(listed)}))
         assert (status, verdicts(json.loads(out), *engines)) == (0, {(0, 1): "handed_over"})
+
+
+async def test_a_file_that_lists_nobody_who_can_answer(tmp_path: Path) -> None:
+    listed = tmp_path / "engines.yaml"
+    file = json.dumps({"path": str(listed)})
+    async with started(lone := engine("prefill")):
+        alone = [{"url": lone.url, "role": "prefill"}]
+        keyless = [{"url": "http://127.0.0.1:1", "role": "decode", "key_env": "NO_SUCH_KEY"}]
+        for text, problem in (
+            (None, "file: [Errno 2] No such file"),
+            ("", "file: "),
+            ("[]", "file: no engine is listed there"),
+            (json.dumps(keyless), "file: left out: http://127.0.0.1:1: the environment variable NO_SUCH_KEY is not"),
+            (json.dumps(alone), "no decode or aggregated engine is up"),
+        ):
+            if text is not None:
+                listed.write_text(text)
+            status, out, _ = await doctor("--json", DISCOVERY__FILE=file)
+            told = json.loads(out)
+            assert (status, told["good"]) == (1, False), text
+            assert told["problems"][0].startswith(problem), text
+        assert told["engines"][0]["problem"] == "no partner: there is no decode engine"
+        status, out, _ = await doctor(DISCOVERY__FILE=file)
+        assert (status, out.splitlines()[-1].endswith("something is to be done")) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("code", "problem"), [("NXDOMAIN", "no engine is listed there"), ("SERVFAIL", "decode.example")]
+)
+async def test_a_name_that_does_not_resolve(code: str, problem: str) -> None:
+    with dns_server() as server:
+        server.faults["decode.example."] = code
+        async with started(alone := engine("aggregated")):
+            names = {"decode": {"name": "decode.example", "port": 8201}, "timeout_s": 0.5, **server.settings()}
+            status, out, _ = await doctor(*flags(alone), "--json", DISCOVERY__DNS=json.dumps(names))
+            told = json.loads(out)
+            assert (status, told["good"], told["engines"][0]["problem"]) == (1, False, None)
+            (said,) = told["problems"]
+            assert said.startswith(f"dns decode: {problem}")
 
 
 async def test_long_runs_tell_how_far_they_are() -> None:

@@ -22,6 +22,7 @@ LAYERS = (
     {"fleet"},
     {"engines"},
     {"nouns"},
+    {"arguments"},
 )
 """A room imports itself and rooms of lower layers; rooms of one layer know nothing of each other."""
 
@@ -29,8 +30,8 @@ NOUNS = {"call", "deadline", "errors", "json_bounds", "settings", "supervision",
 """What every room shares; for imports they are one room."""
 
 TOOLS = {
-    "sim": set[str](),
-    "bench": {"sim", "routing", "fleet", "engines", "admission", "scaling", "telemetry", "nouns"},
+    "sim": {"arguments"},
+    "bench": {"sim", "routing", "fleet", "engines", "admission", "scaling", "telemetry", "nouns", "arguments"},
 }
 """Rooms beside the gateway, and what each may import beside itself."""
 

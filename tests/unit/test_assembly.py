@@ -41,6 +41,15 @@ def test_an_engines_key_is_read_from_its_variable(monkeypatch: pytest.MonkeyPatc
     assert "s3cret" not in repr(app)
 
 
+def test_an_engine_that_is_found_with_a_key_that_cannot_be_sent_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ENGINE_KEY", "s3cret\r\nx-evil: 1")
+    app = build(settings(backends=[]))
+    found = BackendSettings.model_validate({"url": NOWHERE, "role": "decode", "key_env": "ENGINE_KEY"})
+    (fault,) = app.membership.found("file", [found])
+    assert ("ENGINE_KEY must hold printable ASCII" in fault, "s3cret" in fault) == (True, False)
+    assert app.fleet.backends == ()
+
+
 @pytest.mark.parametrize(
     ("endpoint", "exporter", "traced"),
     [("", EXPORTER, False), ("http://c:4318", "nowhere.at.all", False), ("http://c:4318", EXPORTER, True)],

@@ -52,7 +52,16 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "argv", [[], ["srve"], ["serve", "--prot", "1"], [*SERVE, "--port", "many"], [*SERVE, "--por", "1"]]
+    "argv",
+    [
+        [],
+        ["srve"],
+        ["serve", "--prot", "1"],
+        [*SERVE, "--port", "many"],
+        [*SERVE, "--por", "1"],
+        ["run", "--prefill", "-1"],
+        ["run", "--decode", "0"],
+    ],
 )
 def test_bad_usage_is_2(argv: list[str], served: list[Settings], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:

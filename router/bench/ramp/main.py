@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from router.arguments import positive
 from router.bench.ramp.ramp import POOLS, Day, Record, percentile, run
 from router.bench.replay.plot import Line, chart
 from router.settings.engines import Role
@@ -19,9 +20,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `pd-router bench ramp`."""
     day = Day()
     add = parser.add_argument
-    add("--low", type=_positive, default=day.low, metavar="N", help=f"requests a second at first and last ({day.low})")
-    add("--high", type=_positive, default=day.high, metavar="N", help=f"requests a second in between ({day.high})")
-    add("--stretch-s", type=_positive, default=day.stretch_s, metavar="S", help=f"of each stretch ({day.stretch_s:g})")
+    add("--low", type=positive, default=day.low, metavar="N", help=f"requests a second at first and last ({day.low})")
+    add("--high", type=positive, default=day.high, metavar="N", help=f"requests a second in between ({day.high})")
+    add("--stretch-s", type=positive, default=day.stretch_s, metavar="S", help=f"of each stretch ({day.stretch_s:g})")
     add("--seed", type=int, default=day.seed, metavar="N", help=f"of arrivals and lengths ({day.seed})")
     add("--without-band", action="store_true", help="shrink as soon as a pool would not grow again, to see it flap")
     add("--plot", type=Path, metavar="FILE", help="draw engines and load over time there, as SVG")
@@ -67,13 +68,3 @@ def _steps(record: Record, role: Role) -> Iterator[tuple[float, float]]:
             yield point.at_s / 60, before
         before = point.desired[role]
         yield point.at_s / 60, before
-
-
-def _positive(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError("must be a positive number")
-    return value

@@ -12,6 +12,7 @@ from typing import Any, get_args
 from rich.console import Console
 from rich.progress import Progress as Bars
 
+from router.arguments import count, positive
 from router.bench.replay import plot
 from router.bench.replay.replay import Progress, Record, Replay, Shape
 from router.bench.replay.report import bound, row, text, tree
@@ -44,19 +45,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     fleet = parser.add_argument_group("simulated fleet")
     for role in ("prefill", "decode"):
         ours = getattr(shape, role), getattr(shape, f"{role}_gpu"), getattr(shape, f"{role}_cache_tokens")
-        fleet.add_argument(f"--{role}", type=_count, default=ours[0], metavar="N", help=f"{role} engines ({ours[0]})")
+        fleet.add_argument(f"--{role}", type=count, default=ours[0], metavar="N", help=f"{role} engines ({ours[0]})")
         fleet.add_argument(
             f"--{role}-gpu", choices=sorted(PROFILES), default=ours[1], help=f"whose speed each has ({ours[1]})"
         )
         fleet.add_argument(
             f"--{role}-cache-tokens",
-            type=_count,
+            type=count,
             default=ours[2],
             metavar="N",
             help=f"KV cache of each ({ours[2]:,}: an 8B model in bf16)",
         )
     add("--mode", choices=get_args(Mode), default=shape.mode, help=f"routing.mode ({shape.mode})")
-    add("--speed", type=_positive, default=1.0, metavar="X", help="requests come X times as fast as in the trace (1)")
+    add("--speed", type=positive, default=1.0, metavar="X", help="requests come X times as fast as in the trace (1)")
     add("--seed", type=int, default=1, metavar="N", help="of ties that are broken at random (1)")
     add("--json", type=Path, metavar="FILE", help="write all figures there as JSON, too")
     add("--plot", type=Path, metavar="DIR", help="draw reuse over cache size, TTFT and load there, as SVG")
@@ -133,19 +134,3 @@ def _draw(folder: Path, records: dict[Any, Record], by_size: dict[str, plot.Line
     pictures = {"reuse.svg": plot.reuse(by_size), "ttft.svg": plot.ttft(records), "load.svg": plot.load(records)}
     for name, picture in pictures.items():
         (folder / name).write_text(picture + "\n", encoding="utf-8")
-
-
-def _count(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError("must be a positive integer")
-    return int(text)
-
-
-def _positive(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError("must be a positive number")
-    return value

@@ -4,9 +4,11 @@ import argparse
 import asyncio
 import json
 
+import httpx
 import pytest
 
 from router.bench import main
+from router.bench.load import Plan, Record
 from router.sim.config import SimConfig
 from router.sim.engine import SimEngine
 
@@ -44,6 +46,25 @@ async def test_a_table_by_default_and_a_status_for_wrong_answers(capsys: pytest.
 def test_an_address_without_a_gateway(url: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main.run(parse(url)) == 1
     assert capsys.readouterr().err.startswith(f"pd-router bench: {url}: ")
+
+
+@pytest.mark.parametrize("flag", ["streams", "rate", "requests", "tokens", "prompt-bytes", "prompts", "timeout-s"])
+def test_numbers_are_positive(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for word in ("0", "-1", "x"):
+        with pytest.raises(SystemExit, match="2"):
+            parse("http://127.0.0.1:1", f"--{flag}", word)
+        assert f"--{flag}: must be a positive " in capsys.readouterr().err
+
+
+def test_a_load_that_asked_nothing_is_a_failure(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def run_load(_client: httpx.AsyncClient, _plan: Plan) -> Record:
+        return Record()
+
+    monkeypatch.setattr(main, "run_load", run_load)
+    assert main.run(parse("http://127.0.0.1:1", "--model", "m")) == 1
+    assert capsys.readouterr() == ("", "pd-router bench: http://127.0.0.1:1: nothing was asked\n")
 
 
 @pytest.mark.parametrize("text", ["[]", "{"])

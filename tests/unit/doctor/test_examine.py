@@ -1,7 +1,16 @@
 import pytest
 
 from router.doctor.counters import PromptTokens
-from router.doctor.examine import EngineFinding, Findings, PairFinding, Verdict, judge, rounds, with_partners
+from router.doctor.examine import (
+    NOBODY_ANSWERS,
+    EngineFinding,
+    Findings,
+    PairFinding,
+    Verdict,
+    judge,
+    rounds,
+    with_partners,
+)
 from tests.support.builders import a_backend
 
 P1, P2 = a_backend("prefill", 1), a_backend("prefill", 2)
@@ -55,6 +64,20 @@ def test_and_as_its_engines() -> None:
     assert not Findings([EngineFinding(D1, "probe failed: connect_failed")], []).good
 
 
+def test_a_fleet_that_cannot_answer_is_not_good() -> None:
+    down = a_backend("decode", 14, up=False)
+    for backends in ([], [P1], [down]):
+        findings = Findings([EngineFinding(backend) for backend in backends], [])
+        assert (findings.good, findings.problems) == (False, [NOBODY_ANSWERS])
+    for backends in ([D1], [a_backend("aggregated", 15), down]):
+        assert Findings([EngineFinding(backend) for backend in backends], []).good
+
+
+def test_nor_is_one_with_a_source_that_is_not() -> None:
+    findings = Findings([EngineFinding(D1)], [], ["file: no engine is listed there"])
+    assert (findings.good, findings.problems) == (False, ["file: no engine is listed there"])
+
+
 def test_an_engine_all_of_whose_partners_are_apart_has_a_problem() -> None:
     pairs = [
         PairFinding(P1, D1, Verdict.HANDED_OVER),
@@ -69,6 +92,12 @@ def test_an_engine_all_of_whose_partners_are_apart_has_a_problem() -> None:
 
 def test_where_nobody_hands_over_nobody_needs_a_partner() -> None:
     assert with_partners(EngineFinding(D1), []).problem is None
+
+
+def test_a_prefill_engine_without_any_partner_has_a_problem() -> None:
+    lone = with_partners(EngineFinding(P1), [PairFinding(P2, D1, Verdict.HANDED_OVER)])
+    assert lone.problem == "no partner: there is no decode engine"
+    assert lone.advice
 
 
 def test_what_is_wrong_with_the_engine_itself_comes_first() -> None:

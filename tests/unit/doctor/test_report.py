@@ -55,9 +55,17 @@ def test_a_fleet_without_pairs() -> None:
     assert len(lines) == 4
 
 
+def test_what_is_wrong_with_the_fleet_as_a_whole() -> None:
+    told = Findings([EngineFinding(DECODE)], [], ["file: no engine is listed there"])
+    lines = report.text(told).splitlines()
+    assert lines[-3:-1] == ["file: no engine is listed there", ""]
+    assert lines[-1].endswith("something is to be done")
+    assert report.tree(told)["problems"] == ["file: no engine is listed there"]
+
+
 def test_for_programs() -> None:
     tree = report.tree(FINDINGS)
-    assert tree["good"] is False
+    assert (tree["good"], tree["problems"]) == (False, [])
     assert tree["engines"][0] == {
         "url": "http://127.0.0.1:8200",
         "role": "prefill",

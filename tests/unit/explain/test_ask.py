@@ -88,6 +88,16 @@ def test_a_token_that_is_not_set_is_named(tmp_path: Path, capsys: pytest.Capture
     assert "NO_SUCH_TOKEN is not set" in capsys.readouterr().err
 
 
+def test_so_is_one_that_no_header_can_carry(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "body.json").write_bytes(BODY)
+    monkeypatch.setenv("OPS_TOKEN", "s3cret\n")
+    assert run(parsed(str(tmp_path / "body.json"), "--token-env", "OPS_TOKEN")) == 2
+    told = capsys.readouterr().err
+    assert ("OPS_TOKEN must hold printable ASCII" in told, "s3cret" in told) == (True, False)
+
+
 @pytest.mark.parametrize("as_json", [True, False])
 def test_it_is_told_in_words_or_as_json(
     as_json: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

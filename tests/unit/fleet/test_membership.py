@@ -211,6 +211,23 @@ async def test_a_source_that_cannot_be_read_changes_nothing_and_can_be_seen() ->
     assert here.fleet.sources == {"dns": None}
 
 
+async def test_what_is_wrong_with_sources_is_told_once_all_were_looked_at() -> None:
+    here = Site()
+    assert list(here.members.complaints()) == []
+    here.members.found("file", [engine(1), engine(2, key_env="KEY"), engine(3)])
+    here.members.found("dns prefill", [])
+    here.members.failed("dns decode", "no answer")
+    assert list(here.members.complaints()) == [
+        "file: left out: http://127.0.0.1:1 is in the fleet already; an engine has one role",
+        "file: left out: http://127.0.0.1:2: no key",
+        "dns prefill: no engine is listed there",
+        "dns decode: no answer",
+    ]
+    for source in ("file", "dns prefill", "dns decode"):
+        here.members.found(source, [engine(3)])
+    assert list(here.members.complaints()) == []
+
+
 async def test_the_last_usable_engine_stays_until_its_successor_was_probed() -> None:
     here = Site()
     here.members.found("dns", [engine(2)], told_again=True)

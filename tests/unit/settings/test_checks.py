@@ -80,6 +80,23 @@ def test_a_key_that_cannot_be_used_is_a_fault(listen: dict[str, str], environ: d
     assert faults(flags={"listen": listen}, environ=environ) == [said]
 
 
+@pytest.mark.parametrize(
+    ("flags", "setting"),
+    [
+        ({"ops": {"token_env": "KEY"}}, "ops.token_env"),
+        ({"backends": [DECODE | {"key_env": "KEY"}]}, "backends.0.key_env"),
+        (
+            {"discovery": {"dns": {"decode": {"name": "d.internal", "port": 1, "key_env": "KEY"}}}},
+            "discovery.dns.decode.key_env",
+        ),
+    ],
+)
+def test_so_is_one_for_engines_or_operators(flags: dict[str, object], setting: str) -> None:
+    (said,) = faults(flags=flags, environ={"KEY": "s3cret\n"})
+    assert said == f"{setting}: the environment variable KEY must hold printable ASCII without spaces and line breaks"
+    load(flags=flags, environ={"KEY": "s3cret"})
+
+
 def test_a_key_is_given_in_one_way(tmp_path: Path) -> None:
     file = tmp_path / "key"
     file.write_text("s3cret")

@@ -1,7 +1,9 @@
 from pathlib import Path
 
+import pytest
+
 from router.settings.engines import BackendSettings, Role
-from router.settings.keys import clients_key, engine_key, operators_token
+from router.settings.keys import clients_key, engine_key, fault_in, operators_token
 from router.settings.loading import load
 from router.settings.tree import Settings, effective
 from tests.support.settings import DECODE, faults
@@ -52,3 +54,15 @@ def test_keys_come_from_the_variable_that_is_named() -> None:
     assert key.get_secret_value() == "s3cret"
     assert engine_key(BackendSettings(url="http://d:1", role=Role.DECODE), environ) is None
     assert "s3cret" not in effective(settings) + repr(settings) + repr(key)
+
+
+@pytest.mark.parametrize("value", ["abc\n", "abc\r\nx-evil: 1", "a bc", "schl\u00fcssel", "\u20ac", "a\udc80"])
+def test_what_no_header_can_carry_is_a_fault_that_does_not_tell_it(value: str) -> None:
+    assert fault_in("KEY", {"KEY": value}) == (
+        "the environment variable KEY must hold printable ASCII without spaces and line breaks"
+    )
+
+
+def test_other_keys_are_none() -> None:
+    assert fault_in("KEY", {"KEY": "!s3cret~"}) is None
+    assert fault_in("KEY", {}) == fault_in("KEY", {"KEY": ""}) == "the environment variable KEY is not set"

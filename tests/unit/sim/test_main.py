@@ -83,6 +83,14 @@ def test_senseless_settings_exit_with_2(capsys: pytest.CaptureFixture[str]) -> N
     assert capsys.readouterr().err == "pd-router sim: kv_blocks must be positive, got 0\n"
 
 
+@pytest.mark.parametrize("flag", ["--port", "--side-channel-port"])
+def test_ports_that_there_are_not_are_refused(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for text in ("99999", "-1"):
+        with pytest.raises(SystemExit, match="2"):
+            parse(flag, text)
+        assert f"{flag}: must be a port" in capsys.readouterr().err
+
+
 def test_faults_that_are_none_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         parse("--faults", '[{"kind": "meteor"}]')
