@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 import orjson
 
-from router.errors import BadAnswer, EngineError, EngineFault, EngineRefusal
+from router.errors import BadAnswer, EngineError, EngineFault, EngineRefusal, ErrorEvent
 
 EVENT_STREAM = b"text/event-stream"
 JSON = b"application/json"
@@ -37,13 +37,17 @@ def check_head(headers: Mapping[bytes, bytes], wanted: bytes, engine: str) -> No
 
 
 def check_event(event: bytes) -> None:
-    """What an event of a stream carries. Raises `BadAnswer` when that is not JSON."""
-    data = [line.removeprefix(b"data:") for line in event.split(b"\n") if line.startswith(b"data:")]
+    """What an event of a stream carries. Raises `ErrorEvent`, or `BadAnswer` when that is not JSON."""
+    lines = event.split(b"\n")
+    if b"event: error" in lines or b"event:error" in lines:
+        raise ErrorEvent("an error event")
+    data = [line.removeprefix(b"data:") for line in lines if line.startswith(b"data:")]
     try:
-        if data:
-            orjson.loads(b"\n".join(data))
+        content = orjson.loads(b"\n".join(data)) if data else None
     except orjson.JSONDecodeError:
         raise BadAnswer("an event is not JSON") from None
+    if isinstance(content, dict) and (content.get("error") is not None or content.get("object") == "error"):
+        raise ErrorEvent("an error event")
 
 
 def _error_object(status: int, body: bytes) -> bytes:
