@@ -5,6 +5,7 @@ the content type that was asked for, a body, and, in a stream, a first event tha
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
 
 import orjson
 
@@ -57,7 +58,8 @@ def _error_object(status: int, body: bytes) -> bytes:
     except orjson.JSONDecodeError:
         content = None
     if isinstance(content, dict) and isinstance(content.get("error"), dict):
-        return orjson.dumps({"error": content["error"]})
+        with suppress(orjson.JSONEncodeError):  # nested more deeply than can be written
+            return orjson.dumps({"error": content["error"]})
     error = {
         "message": "the engine refused this request",
         "type": "invalid_request_error",

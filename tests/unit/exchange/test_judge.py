@@ -13,7 +13,18 @@ def test_an_engines_refusal_is_the_answer(status: int) -> None:
     assert orjson.loads(fault.body) == {"error": {"message": "too long", "code": 400}}
 
 
-@pytest.mark.parametrize("body", [b"", b"<html>e:1</html>", b"[]", b'{"detail":"e:1"}', b'{"error":"e:1"}', b"\xff"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"<html>e:1</html>",
+        b"[]",
+        b'{"detail":"e:1"}',
+        b'{"error":"e:1"}',
+        b"\xff",
+        b'{"error":{"message":"e:1","param":%b%b}}' % (b"[" * 300, b"]" * 300),
+    ],
+)
 def test_a_refusal_in_another_form_says_no_more_than_its_status(body: bytes) -> None:
     fault = fault_of_status(422, "e:1", body)
     assert isinstance(fault, EngineRefusal)
