@@ -67,7 +67,7 @@ class EngineConnection(asyncio.Protocol):
     __slots__ = (
         "_ends_with_connection",
         "_engine",
-        "_head_bytes",
+        "_framing_bytes",
         "_head_complete",
         "_headers",
         "_informational",
@@ -98,7 +98,7 @@ class EngineConnection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self._now = loop.time
         self._headers: dict[bytes, bytes] = {}
-        self._head_bytes = 0
+        self._framing_bytes: int | None = 0  # read since the last of the body; None in a read that brings some
         self._head_complete = False
         self._informational = False
         self._ends_with_connection = False
@@ -121,7 +121,7 @@ class EngineConnection(asyncio.Protocol):
         self.exchanges += 1
         self._sink, self._take_body = sink, sink.on_body
         self._headers = {}
-        self._head_bytes = 0
+        self._framing_bytes = 0
         self._head_complete = self._informational = self._ends_with_connection = False
         if len(body) < WRITELINES_FROM_BYTES:
             self._transport.write(head + body)
@@ -170,8 +170,10 @@ class EngineConnection(asyncio.Protocol):
         self.last_read_at = self._now()
         try:
             self._parser.feed_data(data)
-            if not self._head_complete:
-                self._bound_head(len(data))
+            if self._framing_bytes is None:
+                self._framing_bytes = 0
+            else:
+                self._bound_framing(self._framing_bytes + len(data))
         except httptools.HttpParserCallbackError as error:
             if not isinstance(error.__context__, EngineFault):
                 raise  # not the engine's fault but a sink's: the loop logs it and closes, which ends the exchange
@@ -213,6 +215,7 @@ class EngineConnection(asyncio.Protocol):
             self._sink.on_head(status, self._headers)
 
     def on_body(self, body: bytes) -> None:
+        self._framing_bytes = None
         self._take_body(body)
 
     def on_message_complete(self) -> None:
@@ -223,10 +226,12 @@ class EngineConnection(asyncio.Protocol):
 
     # Inside
 
-    def _bound_head(self, more_bytes: int) -> None:
-        self._head_bytes += more_bytes
-        if self._head_bytes > MAX_HEAD_BYTES:
-            self._fail(BadAnswer(f"{self._engine}: head larger than {MAX_HEAD_BYTES} bytes"))
+    def _bound_framing(self, framing_bytes: int) -> None:
+        """A read without a byte of the body: of the head, of a chunk's size, of trailers, which the parser keeps."""
+        self._framing_bytes = framing_bytes
+        if framing_bytes > MAX_HEAD_BYTES and self._sink is not None:
+            what = "more than {} bytes and nothing of the body" if self._head_complete else "head larger than {} bytes"
+            self._fail(BadAnswer(f"{self._engine}: {what.format(MAX_HEAD_BYTES)}"))
 
     def _overdue(self) -> None:
         if self._sink is not None:

@@ -23,8 +23,8 @@ LAST = DONE + END
 CHOICES = b'"choices":'
 """Up to here the events of a stream are the same."""
 
-OVERLAP_BYTES = len(rewrite.USAGE) - 1
-"""How much of a usage may lie before where it is looked for."""
+ERROR = b'"error"'
+"""What every error has somewhere. In the text of an answer its quotes are escaped, but a text may be this one word."""
 
 
 class EventStream:
@@ -49,7 +49,7 @@ class EventStream:
         self._clock = journey.clock
         self._gaps_s = journey.event_gaps_s
         self._shows_usage = shows_usage
-        self._rest = b""
+        self._rest = bytearray()  # what has come of an event
         self._alike: bytes | None = None  # how ordinary events begin, while the next may be one
         self._begun = False
         self._last_at = 0.0
@@ -63,7 +63,7 @@ class EventStream:
         """
         alike = self._alike
         if alike is not None and data.startswith(alike) and data[-3:] == ORDINARY_END:
-            differs_at = len(alike) - OVERLAP_BYTES
+            differs_at = len(alike)
             if data.find(b"\n", differs_at) == len(data) - 2 and data.find(rewrite.USAGE, differs_at) < 0:
                 journey, gaps_s, now = self._journey, self._gaps_s, self._clock()
                 gaps_s.append(now - self._last_at)
@@ -92,9 +92,7 @@ class EventStream:
     def _take_several(self, data: bytes) -> bytes:
         if self.done:
             raise BadAnswer("the stream went on after [DONE]")
-        if self._rest or not data.endswith(END) or b'{"error"' in data or b"\n:" in data or b"\r" in data:
-            return self._take_apart(data)
-        if data[:1] == b":" or rewrite.USAGE in data:
+        if self._rest or not data.endswith(END) or ERROR in data or b"\r" in data or rewrite.USAGE in data:
             return self._take_apart(data)
         events = data.removesuffix(LAST)
         count = events.count(END)
@@ -106,32 +104,55 @@ class EventStream:
     def _is_ordinary(self, data: bytes) -> bool:
         """Whether it is one event of one line, and neither an error nor one with the usage."""
         one_line = data.find(b"\n") == len(data) - 2 and data[-3:] == ORDINARY_END and data.startswith(ORDINARY)
-        return one_line and not data.startswith(self._error_starts) and data.find(rewrite.USAGE) < 0
+        harmless = one_line and not data.startswith(self._error_starts) and data.find(ERROR) < 0
+        return harmless and data.find(rewrite.USAGE) < 0
 
     def _beginning(self, event: bytes) -> bytes | None:
-        """How ordinary events begin until they differ; None where that does not tell them from errors."""
+        """How ordinary events begin until they differ; None where that does not tell them from errors.
+
+        The name of the choices belongs to it: an error may begin with the same id and time, but has none.
+        """
         until = event.find(CHOICES)
-        return event[:until] if until >= max(map(len, self._error_starts)) else None
+        return event[: until + len(CHOICES)] if until >= max(map(len, self._error_starts)) else None
 
     def _take_apart(self, data: bytes) -> bytes:
-        data = (self._rest + data).replace(b"\r\n", b"\n")
-        *whole, self._rest = data.split(END)
+        whole = self._whole(data)
         if len(self._rest) > MAX_EVENT_BYTES or any(len(event) > MAX_EVENT_BYTES for event in whole):
             raise OversizedAnswer(f"stream event larger than {MAX_EVENT_BYTES} bytes")
         out = []
         for event in (event.lstrip(b"\n") for event in whole):
             if self.done and event:
                 raise BadAnswer("the stream went on after [DONE]")
-            if event.startswith(self._error_starts):
-                raise ErrorEvent("an error event")
-            if event == DONE:
-                self.done = True
-            elif event and not event.startswith(b":"):
-                if not _are_ordinary(event + END, 1):
-                    judge.check_event(event)
-                out.append(rewrite.event(event, self._journey, shows_usage=self._shows_usage))
+            out.append(self._take_one(event))
         out = [event for event in out if event]
         return self._note(END.join([*out, b""]) if out else b"", len(out))
+
+    def _whole(self, data: bytes) -> list[bytes]:
+        """The events that end in these bytes, without their ends; what follows the last is kept.
+
+        An end may be cut, but what came before has none: an event in many pieces is looked at once.
+        """
+        rest = self._rest
+        seen = max(len(rest) - 2, 0)
+        rest += data
+        if rest.find(END, seen) < 0 and rest.find(b"\n\r\n", seen) < 0:
+            return []
+        *whole, last = bytes(rest).replace(b"\r\n", b"\n").split(END)
+        self._rest = bytearray(last)
+        return whole
+
+    def _take_one(self, event: bytes) -> bytes:
+        """One event without its end, as the client gets it; empty for none."""
+        if event.startswith(b":") or b"\n:" in event:
+            event = b"\n".join(line for line in event.split(b"\n") if not line.startswith(b":"))
+        if event.startswith(self._error_starts):
+            raise ErrorEvent("an error event")
+        if event == DONE:
+            self.done = True
+            return b""
+        if event and (ERROR in event or not _are_ordinary(event + END, 1)):
+            judge.check_event(event)
+        return rewrite.event(event, self._journey, shows_usage=self._shows_usage)
 
     def _note(self, events: bytes, count: int) -> bytes:
         """Events of one read come at once, as the client sees them."""
@@ -151,4 +172,4 @@ class EventStream:
 def _are_ordinary(events: bytes, count: int) -> bool:
     """Whether each of them looks like one line with a JSON object; a look at both its ends is all that it gets."""
     starts = events.startswith(ORDINARY) + events.count(END + ORDINARY)
-    return starts == count == events.count(ORDINARY_END)
+    return starts == count == events.count(ORDINARY_END) and events.count(b"\n") == len(END) * count

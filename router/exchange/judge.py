@@ -5,10 +5,11 @@ the content type that was asked for, a body, and, in a stream, a first event tha
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
 
 import orjson
 
-from router.errors import BadAnswer, EngineError, EngineFault, EngineRefusal
+from router.errors import BadAnswer, EngineError, EngineFault, EngineRefusal, ErrorEvent
 
 EVENT_STREAM = b"text/event-stream"
 JSON = b"application/json"
@@ -37,13 +38,17 @@ def check_head(headers: Mapping[bytes, bytes], wanted: bytes, engine: str) -> No
 
 
 def check_event(event: bytes) -> None:
-    """What an event of a stream carries. Raises `BadAnswer` when that is not JSON."""
-    data = [line.removeprefix(b"data:") for line in event.split(b"\n") if line.startswith(b"data:")]
+    """What an event of a stream carries. Raises `ErrorEvent`, or `BadAnswer` when that is not JSON."""
+    lines = event.split(b"\n")
+    if b"event: error" in lines or b"event:error" in lines:
+        raise ErrorEvent("an error event")
+    data = [line.removeprefix(b"data:") for line in lines if line.startswith(b"data:")]
     try:
-        if data:
-            orjson.loads(b"\n".join(data))
+        content = orjson.loads(b"\n".join(data)) if data else None
     except orjson.JSONDecodeError:
         raise BadAnswer("an event is not JSON") from None
+    if isinstance(content, dict) and (content.get("error") is not None or content.get("object") == "error"):
+        raise ErrorEvent("an error event")
 
 
 def _error_object(status: int, body: bytes) -> bytes:
@@ -53,7 +58,8 @@ def _error_object(status: int, body: bytes) -> bytes:
     except orjson.JSONDecodeError:
         content = None
     if isinstance(content, dict) and isinstance(content.get("error"), dict):
-        return orjson.dumps({"error": content["error"]})
+        with suppress(orjson.JSONEncodeError):  # nested more deeply than can be written
+            return orjson.dumps({"error": content["error"]})
     error = {
         "message": "the engine refused this request",
         "type": "invalid_request_error",

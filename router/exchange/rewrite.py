@@ -29,16 +29,13 @@ def answer(body: bytes, journey: Journey) -> bytes:
     for name in INTERNAL_FIELDS:
         content.pop(name, None)
     _note_usage(content, journey)
-    try:
-        return orjson.dumps(content)
-    except orjson.JSONEncodeError:  # nested more deeply than can be written
-        raise BadAnswer("the answer cannot be passed on") from None
+    return _written(content)
 
 
 def event(data: bytes, journey: Journey, *, shows_usage: bool) -> bytes:
     """A stream's event as the client gets it, empty for none; only one with a usage is opened.
 
-    Raises `BadAnswer` when that one is not JSON.
+    Raises `BadAnswer` when that one is not JSON, or none that can be passed on.
     """
     if USAGE not in data or not data.startswith(b"data: {"):
         return data
@@ -49,7 +46,14 @@ def event(data: bytes, journey: Journey, *, shows_usage: bool) -> bytes:
     _note_usage(content, journey)
     if not shows_usage and not content.get("choices"):
         return b""
-    return b"data: " + orjson.dumps(content)
+    return b"data: " + _written(content)
+
+
+def _written(content: dict[str, Any]) -> bytes:
+    try:
+        return orjson.dumps(content)
+    except orjson.JSONEncodeError:  # nested more deeply than can be written
+        raise BadAnswer("the answer cannot be passed on") from None
 
 
 def _note_usage(content: dict[str, Any], journey: Journey) -> None:

@@ -1,9 +1,10 @@
 import asyncio
+import tracemalloc
 
 import pytest
 
 from router.errors import BadAnswer, ConnectionLost, EngineError, EngineTimeout, OutOfTime
-from router.exchange.answer import HIGH_WATER_BYTES, Answer
+from router.exchange.answer import CHUNKS_APART, HIGH_WATER_BYTES, Answer
 from router.exchange.connection import EngineConnection
 from router.fleet.progress import Progress
 from tests.support.scripted_engine import LAST_CHUNK, chunk, head
@@ -105,6 +106,32 @@ async def test_a_body_of_just_the_limit_is_read() -> None:
     answer, connection, _ = asked()
     connection.data_received(head(content_length="10") + b"a" * 10)
     assert await answer.read_all(10) == b"a" * 10
+
+
+@virtual_time
+async def test_a_body_in_small_chunks_takes_hardly_more_than_its_size() -> None:
+    answer, connection, _ = asked()
+    connection.data_received(CHUNKED)
+    size = 100 * CHUNKS_APART
+    reading = asyncio.ensure_future(answer.read_all(3 * size))  # noqa: TID251 - awaited below
+    await asyncio.sleep(0)
+    tracemalloc.start()
+    for number in range(100):
+        connection.data_received(chunk(b"%02d" % number) * CHUNKS_APART)
+    held_bytes = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    connection.data_received(chunk(b"the end") + LAST_CHUNK)
+    assert held_bytes < 3 * size
+    assert await reading == b"".join(b"%02d" % number * CHUNKS_APART for number in range(100)) + b"the end"
+
+
+@virtual_time
+async def test_chunks_that_were_joined_are_read_once() -> None:
+    answer, connection, _ = asked()
+    connection.data_received(CHUNKED)
+    for text in (b"a", b"b"):
+        connection.data_received(chunk(text) * (2 * CHUNKS_APART + 1))
+        assert await answer.read() == text * (2 * CHUNKS_APART + 1)
 
 
 @virtual_time

@@ -171,6 +171,40 @@ def test_trailers_change_nothing_and_take_no_memory() -> None:
     assert sink.headers == {b"content-type": b"a", b"transfer-encoding": b"chunked"}
 
 
+@pytest.mark.parametrize("together", [True, False])
+@pytest.mark.parametrize("framing", [b"0\r\nx: " + b"y" * 1000, b"0\r\n" + b"x: y\r\n" * 200, b"1;x=" + b"y" * 1000])
+def test_what_comes_instead_of_a_body_has_a_bounded_size(framing: bytes, together: bool) -> None:
+    connection, transport, sink = asked()
+    connection.data_received(head(transfer_encoding="chunked") + chunk(b"a"))
+    connection.data_received(framing)
+    more = framing[-6 * (len(framing) // 12) :]
+    reads = MAX_HEAD_BYTES // len(more) + 1
+    for data in [more * reads] if together else [more] * reads:
+        if connection.state is State.BUSY:
+            connection.data_received(data)
+    assert isinstance(sink.fault, BadAnswer)
+    assert sink.fault.detail == f"engine:1: more than {MAX_HEAD_BYTES} bytes and nothing of the body"
+    assert (sink.body, sink.ends, transport.aborted) == (b"a", 1, True)
+
+
+def test_a_long_body_may_come_apart_from_its_framing() -> None:
+    connection, _, sink = asked()
+    connection.data_received(head(transfer_encoding="chunked"))
+    for _ in range(MAX_HEAD_BYTES // 3):
+        for data in (b"1\r\n", b"a", b"\r\n"):
+            connection.data_received(data)
+    connection.data_received(LAST_CHUNK)
+    assert sink.complete
+    assert len(sink.body) == MAX_HEAD_BYTES // 3
+
+
+def test_trailers_that_end_in_their_read_leave_the_connection_to_the_next() -> None:
+    connection, transport, sink = asked()
+    connection.data_received(head(transfer_encoding="chunked") + chunk(b"a"))
+    connection.data_received(b"0\r\nx: " + b"y" * MAX_HEAD_BYTES + b"\r\n\r\n")
+    assert (sink.complete, connection.state, transport.aborted) == (True, State.IDLE, False)
+
+
 @pytest.mark.parametrize("extra", [OK, b"garbage", head("100 Continue"), b"\0"])
 @pytest.mark.parametrize("together", [True, False])
 def test_bytes_after_the_end_are_never_the_next_answer(extra: bytes, together: bool) -> None:

@@ -1,4 +1,5 @@
 import itertools
+import tracemalloc
 from collections.abc import Callable
 
 import pytest
@@ -6,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router.engines.plain import Plain
-from router.errors import BadAnswer, EngineError, EngineFault
+from router.errors import BadAnswer, EngineError, EngineFault, ErrorEvent
 from router.exchange.events import MAX_EVENT_BYTES, EventStream
 from router.telemetry.events import Journey, Observers
 from router.usage import Usage
@@ -15,6 +16,15 @@ from tests.support.scripted_engine import DONE, event
 USAGE = b'data: {"choices":[],"usage":{"prompt_tokens":9,"prompt_tokens_details":{"cached_tokens":9}}}\n\n'
 GARBAGE = (b"data: {not json\n\n", b'data: {"choices":[\n\n', b"data: \n\n", b"event: x\ndata: y\n\n")
 ERROR = b'data: {"error":{"message":"no","code":500}}\n\n'
+SAID_OTHERWISE = (
+    b": ping\n" + ERROR,
+    b"event: error\n" + ERROR,
+    b"event:error\ndata: no\n\n",
+    b'data: {"choices":[]}\nevent: error\ndata: {}\n\n',
+    ERROR.replace(b"{", b"{ ", 1),
+    b'data: {"id":"c","error":{"message":"no"}}\n\n',
+    b'data: {"object":"error","message":"no"}\n\n',
+)
 
 
 def journey(clock: Callable[[], float] = lambda: 0.0) -> Journey:
@@ -48,7 +58,9 @@ def read(pieces: list[bytes], cached_tokens: int | None = None) -> tuple[list[by
 
 
 parts = st.lists(
-    st.sampled_from([event("a"), event("b\n\r: data: [DONE]"), b": ping\n\n", USAGE, b"event: x\ndata: 1\n\n"]),
+    st.sampled_from(
+        [event("a"), event("error"), event("b\n\r: data: [DONE]"), b": ping\n\n", USAGE, b"event: x\ndata: 1\n\n"]
+    ),
     max_size=6,
 )
 cuts = st.lists(st.integers(0, 700), max_size=10)
@@ -67,7 +79,7 @@ def test_a_stream_has_the_same_events_wherever_the_network_cuts_it(
 
 @given(
     before=parts,
-    bad=st.sampled_from([ERROR, DONE + event("late"), DONE + DONE, DONE + ERROR, *GARBAGE]),
+    bad=st.sampled_from([ERROR, *SAID_OTHERWISE, DONE + event("late"), DONE + DONE, DONE + ERROR, *GARBAGE]),
     after=parts,
     cuts=cuts,
 )
@@ -147,6 +159,45 @@ def test_an_error_event_is_a_failure_of_the_engine() -> None:
         reader().take(event("a") + ERROR)
 
 
+@pytest.mark.parametrize("before", [b"", event("a"), event("a") + event("b")])
+@pytest.mark.parametrize("together", [True, False])
+@pytest.mark.parametrize("error", SAID_OTHERWISE)
+def test_an_error_is_one_however_it_is_said(error: bytes, before: bytes, together: bool) -> None:
+    stream = reader()
+    if not together:
+        stream.take(before)
+    with pytest.raises(ErrorEvent):
+        stream.take(before + error if together else error)
+
+
+@pytest.mark.parametrize("text", ["error", '{"error":1}', '"error"'])
+def test_an_answer_may_speak_of_errors(text: str) -> None:
+    stream = reader()
+    for data in (event(text), event(text) + event(text), event(text)[:40], event(text)[40:], event("a"), event(text)):
+        stream.take(data)
+    assert stream.take(DONE) == b""
+    assert stream.done
+
+
+def test_an_error_may_begin_like_the_events_before() -> None:
+    stream = reader()
+    stream.take(event("a"))
+    with pytest.raises(ErrorEvent):
+        stream.take(ALIKE + b'"error":{"message":"no"}}\n\n')
+
+
+def test_an_event_in_many_pieces_is_not_copied_for_each() -> None:
+    stream = reader()
+    stream.take(b"data: " + b"x" * (MAX_EVENT_BYTES // 2))
+    stream.take(b"x")
+    tracemalloc.start()
+    for _ in range(10):
+        stream.take(b"x")
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak_bytes < 10_000
+
+
 def test_an_event_has_a_bounded_size() -> None:
     whole = b"data: " + b"x" * MAX_EVENT_BYTES
     with pytest.raises(BadAnswer):
@@ -163,6 +214,19 @@ def test_an_event_has_a_bounded_size() -> None:
 def test_comments_do_not_travel() -> None:
     assert reader().take(b": ping\n\n" + event("a")) == event("a")
     assert reader().take(event("a") + b": ping\n\n") == event("a")
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+@pytest.mark.parametrize("before", [b"", event("a")])
+@pytest.mark.parametrize(
+    "block", [b": ping\n" + event("b"), event("b")[:-1] + b": ping\n\n", b": 1\n: 2\n" + event("b")[:-1] + b":\n\n"]
+)
+def test_a_comment_leaves_the_event_that_it_comes_with(block: bytes, before: bytes, end: bytes) -> None:
+    stream = reader()
+    assert stream.take((before + block).replace(b"\n", end)) == before + event("b")
+    assert stream.take(block.replace(b"\n", end)) == event("b")
+    assert stream.take(b": the end\n" + DONE) == b""
+    assert stream.done
 
 
 def test_events_and_their_gaps_are_noted() -> None:

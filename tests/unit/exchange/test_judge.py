@@ -1,7 +1,7 @@
 import orjson
 import pytest
 
-from router.errors import BadAnswer, EngineError, EngineRefusal
+from router.errors import BadAnswer, EngineError, EngineRefusal, ErrorEvent
 from router.exchange.judge import EVENT_STREAM, JSON, check_event, check_head, fault_of_status
 
 
@@ -13,7 +13,18 @@ def test_an_engines_refusal_is_the_answer(status: int) -> None:
     assert orjson.loads(fault.body) == {"error": {"message": "too long", "code": 400}}
 
 
-@pytest.mark.parametrize("body", [b"", b"<html>e:1</html>", b"[]", b'{"detail":"e:1"}', b'{"error":"e:1"}', b"\xff"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"<html>e:1</html>",
+        b"[]",
+        b'{"detail":"e:1"}',
+        b'{"error":"e:1"}',
+        b"\xff",
+        b'{"error":{"message":"e:1","param":%b%b}}' % (b"[" * 300, b"]" * 300),
+    ],
+)
 def test_a_refusal_in_another_form_says_no_more_than_its_status(body: bytes) -> None:
     fault = fault_of_status(422, "e:1", body)
     assert isinstance(fault, EngineRefusal)
@@ -60,6 +71,30 @@ def test_a_head_that_was_not_asked_for(headers: dict[bytes, bytes]) -> None:
     "event", [b'data: {"a":1}', b'data:{"a":\ndata: 1}', b"event: x\ndata: 1", b"id: 7", b"retry: 3"]
 )
 def test_an_events_data_is_json_if_there_is_any(event: bytes) -> None:
+    check_event(event)
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        b"event: error",
+        b"event:error\ndata: not json",
+        b'id: 1\nevent: error\ndata: {"a":1}',
+        b'data: { "error" : {}}',
+        b'data:{"id":1,\ndata:"error":"no"}',
+        b'data: {"object":"error"}',
+    ],
+)
+def test_an_event_may_be_an_error(event: bytes) -> None:
+    with pytest.raises(ErrorEvent):
+        check_event(event)
+
+
+@pytest.mark.parametrize(
+    "event",
+    [b"event: errors", b'data: {"a":{"error":1}}', b'data: {"error":null}', b'data: "error"', b'data: {"object":"x"}'],
+)
+def test_what_only_speaks_of_errors_is_none(event: bytes) -> None:
     check_event(event)
 
 

@@ -58,6 +58,14 @@ def test_a_usage_that_is_not_json_is_a_bad_answer() -> None:
         rewrite.event(b'data: {"usage":{', a_journey(3), shows_usage=True)
 
 
+def test_what_is_nested_too_deeply_to_be_written_is_a_bad_answer() -> None:
+    deep = b'{"choices":[1],"x":%b%b,"usage":{"prompt_tokens":9}}' % (b"[" * 300, b"]" * 300)
+    with pytest.raises(BadAnswer):
+        rewrite.answer(deep, a_journey())
+    with pytest.raises(BadAnswer):
+        rewrite.event(b"data: " + deep, a_journey(), shows_usage=True)
+
+
 @pytest.mark.parametrize(("choices", "shown"), [([], False), ([{"delta": {}}], True)])
 def test_a_usage_that_nobody_asked_for_is_noted_and_not_shown(choices: list[object], shown: bool) -> None:
     journey = a_journey()
