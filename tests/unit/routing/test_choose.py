@@ -392,7 +392,7 @@ def test_two_modes_share_the_requests_by_their_ids() -> None:
 @pytest.mark.parametrize("gone", ["prefill", "decode"])
 def test_a_session_is_bound_in_both_pools_apart(gone: str) -> None:
     chooser = a_chooser(prefill_policy="session", decode_policy="session")
-    engines = [a_backend(role, port) for port, role in enumerate(3 * ("prefill", "decode"))]
+    engines = [a_backend(role, port) for port, role in enumerate(3 * ("prefill", "decode"), 1)]
     ann = a_call(prompt_tokens=LONG, user="ann")
     first = chooser.choose(ann, Fleet(engines).snapshot(MODEL))
     assert isinstance(first, Route)
