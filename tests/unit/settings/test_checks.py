@@ -93,7 +93,8 @@ def test_a_key_that_cannot_be_used_is_a_fault(listen: dict[str, str], environ: d
 )
 def test_so_is_one_for_engines_or_operators(flags: dict[str, object], setting: str) -> None:
     (said,) = faults(flags=flags, environ={"KEY": "s3cret\n"})
-    assert said == f"{setting}: the environment variable KEY must hold printable ASCII without spaces and line breaks"
+    why = "must hold printable ASCII, without line breaks or spaces at its ends"
+    assert said == f"{setting}: the environment variable KEY {why}"
     load(flags=flags, environ={"KEY": "s3cret"})
 
 
