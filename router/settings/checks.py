@@ -8,7 +8,7 @@ from router.settings.edge import API_KEY, Listen
 from router.settings.engines import BackendSettings, Role
 from router.settings.extras import NO_DNS, NO_KV_EVENTS, NO_TRACING, can_look_up, can_trace, kv_events_installed
 from router.settings.faults import SettingsError, nearest
-from router.settings.keys import SENDABLE, clients_key, fault_in
+from router.settings.keys import CLIENTS_KEY, clients_key, fault_in
 from router.settings.section import ENV_PREFIX
 from router.settings.tree import Settings
 
@@ -98,5 +98,5 @@ def _of_clients_key(listen: Listen, environ: Mapping[str, str]) -> Iterator[str]
             f"listen.require_key: clients on other machines could connect without a key: set {listen.api_key_env} or "
             "listen.api_key_file, or listen.require_key to false if something in front asks for one"
         )
-    elif key is not None and not SENDABLE.fullmatch(key.get_secret_value()):
+    elif key is not None and not CLIENTS_KEY.fullmatch(key.get_secret_value()):
         yield "listen: the key for clients must be printable ASCII without spaces"

@@ -11,10 +11,10 @@ from router.settings.edge import Listen, Ops
 from router.settings.engines import BackendSettings
 from router.settings.faults import SettingsError
 
-SENDABLE = re.compile(r"[!-~]+")
+CLIENTS_KEY = re.compile(r"[!-~]+")
 """What a client's key may be: printable ASCII without spaces, so no line break either."""
 
-ANY_SENDABLE = re.compile(r"[!-~](?:[ -~]*[!-~])?")
+SENDABLE = re.compile(r"[!-~](?:[ -~]*[!-~])?")
 """What a header can carry: spaces too, but at the ends they are lost."""
 
 
@@ -23,7 +23,7 @@ def fault_in(variable: str, environ: Mapping[str, str] | None = None) -> str | N
     value = (os.environ if environ is None else environ).get(variable)
     if not value:
         return f"the environment variable {variable} is not set"
-    if not ANY_SENDABLE.fullmatch(value):
+    if not SENDABLE.fullmatch(value):
         return (
             f"the environment variable {variable} must hold printable ASCII, without line breaks or spaces at its ends"
         )
